@@ -1,0 +1,229 @@
+"""The manifest: what export knows, written once, read once.
+
+`export/` writes it, `runtime/` reads it and owns the definition. Letters in shapes:
+B batch, N voxels of a stage, S prompt positions, P point tokens, T new positions, M cache capacity, L layers,
+H query heads, K key/value heads, D head size, C hidden size, V vocabulary, s encoder stage.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runtime.errors import BundleError
+
+SCHEMA = 1
+FILE_NAME = "manifest.json"
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderSpec:
+    """Sonata, as far as its sizes go. Sequences run over stages; `stride` has one entry less."""
+
+    in_channels: int
+    num_bins: int  # bins per axis; a grid coordinate is in 0 .. num_bins - 1
+    order: tuple[str, ...]  # curves by slot, of: z, z-trans, hilbert, hilbert-trans
+    stride: tuple[int, ...]
+    depths: tuple[int, ...]
+    channels: tuple[int, ...]
+    heads: tuple[int, ...]
+    patch_sizes: tuple[int, ...]
+    mlp_ratio: int
+
+    @property
+    def grid_size(self) -> float:
+        """Edge of an input voxel in metres: the world is 32 m wide."""
+        return 32.0 / self.num_bins
+
+    @property
+    def stages(self) -> int:
+        return len(self.depths)
+
+    def slots(self, stage: int) -> tuple[int, ...]:
+        """Order slots that the blocks of a stage use: block i reads slot i mod len(order)."""
+        return tuple(range(min(self.depths[stage], len(self.order))))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LanguageModelSpec:
+    """Qwen2 or Llama, as far as its sizes go."""
+
+    family: str  # "qwen" or "llama"
+    hidden_size: int
+    intermediate_size: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab_size: int
+    rms_norm_eps: float
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    tie_word_embeddings: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RopeSpec:
+    """A rotary table as data: angle[d] = value[axis[d]] * inv_freq[d], values = (position, x, y, z).
+
+    Any split of the head over axes, any frequency layout and any scaling is two rows of D numbers.
+    """
+
+    axis: tuple[int, ...]  # [D], 0 = position, 1 = x, 2 = y, 3 = z
+    inv_freq: tuple[float, ...]  # [D], exactly the float32 values the model was trained with
+    scaling: float = 1.0  # multiplies cos and sin (1 for every published model)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PositionSpec:
+    """How positions enter attention. `points` is None with VLM_PE=None: point tokens then use `text`."""
+
+    vlm_pe: str | None  # None or "3D_RoPE"
+    merge_rule: str | None  # "3D_only", "3D_with_1D"; None with VLM_PE=None
+    variant: str | None  # revision of the 3D encoding: "PE-A" or "PE-B"
+    prefill_attention: str  # "causal" or "full"
+    text: RopeSpec
+    points: RopeSpec | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptSpec:
+    """What the prompt is built from. The chat template itself lies beside the manifest."""
+
+    system_message: str | None
+    point_start_token_id: int
+    point_end_token_id: int
+    point_token_id: int
+    bos_token: str | None
+    eos_token: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationSpec:
+    """The checkpoint's own generation settings; None where it sets nothing."""
+
+    stop_token_ids: tuple[int, ...]
+    do_sample: bool | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    repetition_penalty: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheSpec:
+    """One cache tensor per layer for keys and one for values, its axes named by letters."""
+
+    layout: str  # "MBKD": token-major, so every prefix is contiguous
+    capacity: int  # M, rows per sequence
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """Size and digest of a file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """Facts fixed at export time."""
+
+    schema: int
+    created_by: str  # program and version
+    model: str  # checkpoint directory name or hub id
+    precision: str  # "fp32", "fp16", "bf16": hidden states and cache
+    serialization: str  # how slots get their curves: "identity" (the original draws them anew on each call)
+    projector: str  # "linear" or "mlp"
+    encoder_weights: str  # "as stored" or "rounded to bf16"
+    encoder: EncoderSpec
+    language_model: LanguageModelSpec
+    position: PositionSpec
+    prompt: PromptSpec
+    generation: GenerationSpec
+    cache: CacheSpec
+    graphs: dict[str, str]  # graph -> file: encoder, prefill, decode
+    weights: dict[str, str]  # graph -> external weight file; prefill and decode share one
+    files: dict[str, FileRecord]
+
+    @classmethod
+    def read(cls, folder: Path) -> Manifest:
+        """Read and check `manifest.json` of a bundle. Raises BundleError."""
+        path = folder / FILE_NAME
+        facts = _read_json(path, folder)
+        if facts.get("schema") != SCHEMA:
+            raise BundleError(
+                f"{path}: the bundle has schema {facts.get('schema')!r}, but this runtime reads {SCHEMA}. "
+                f"Export again with this version: python export_model.py --model {facts.get('model')} --output {folder}"
+            )
+        try:
+            return _from_json(cls, facts, "manifest")
+        except (TypeError, ValueError) as error:
+            raise BundleError(
+                f"{path}: {error}. The file was altered or written by another version; export again."
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Write `manifest.json` into a folder."""
+        text = json.dumps(dataclasses.asdict(self), indent=1)
+        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path, folder: Path) -> dict[str, Any]:
+    if not folder.is_dir():
+        raise BundleError(
+            f"{folder}: no such bundle. Make one: python export_model.py --model CHECKPOINT --output {folder}"
+        )
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(
+            f"{folder}: not a bundle, it has no {FILE_NAME}. "
+            f"Make one: python export_model.py --model CHECKPOINT --output {folder}"
+        ) from error
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path}: not readable as JSON ({error}). Export the bundle again.") from error
+    if not isinstance(facts, dict):
+        raise BundleError(f"{path}: holds {type(facts).__name__}, but an object was expected. Export the bundle again.")
+    return facts
+
+
+def _from_json(kind: Any, value: Any, name: str) -> Any:
+    """Build `kind` from parsed JSON, refusing unknown or missing keys and wrong types."""
+    origin, args = typing.get_origin(kind), typing.get_args(kind)
+    if dataclasses.is_dataclass(kind):
+        return _record_from_json(kind, value, name)
+    if origin is tuple:
+        _expect(isinstance(value, list), name, "a list", value)
+        return tuple(_from_json(args[0], item, f"{name}[{i}]") for i, item in enumerate(value))
+    if origin is dict:
+        _expect(isinstance(value, dict), name, "an object", value)
+        return {key: _from_json(args[1], item, f"{name}.{key}") for key, item in value.items()}
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _from_json(args[0], value, name)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    _expect(type(value) is kind, name, kind.__name__, value)
+    return value
+
+
+def _record_from_json(kind: Any, value: Any, name: str) -> Any:
+    _expect(isinstance(value, dict), name, "an object", value)
+    known = {field.name for field in dataclasses.fields(kind)}
+    if wrong := sorted(known ^ value.keys()):
+        raise ValueError(f"missing or unknown keys in {name}: {', '.join(wrong)}")
+    hints = typing.get_type_hints(kind)
+    return kind(**{key: _from_json(hints[key], item, f"{name}.{key}") for key, item in value.items()})
+
+
+def _expect(holds: bool, name: str, what: str, value: Any) -> None:
+    if not holds:
+        raise ValueError(f"{name} is {value!r:.60}, but {what} was expected")
