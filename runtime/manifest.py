@@ -13,13 +13,12 @@ import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from runtime.errors import BundleError
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
