@@ -1,0 +1,149 @@
+"""The prefill and decode graphs. Letters as in the manifest; both read one weight file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import onnx
+
+from export.graph import attention as at
+from export.graph.builder import BOOL, FLOAT, INT32, PRECISIONS, GraphBuilder
+from export.graph.layers import linear, rms_norm, swiglu
+from export.graph.weights import WeightFile
+from runtime.manifest import LanguageModelSpec
+
+Attend = Callable[[int, str, str, str], str]  # layer, queries [B,K,G*S,D], key rows, value rows -> [B,K,G*S,D]
+
+
+def prefill_graph(
+    spec: LanguageModelSpec, weights: WeightFile, precision: str, prefill_attention: str
+) -> onnx.ModelProto:
+    """Prompt in, logits of each sequence's last valid position and all cache rows out (design section 3)."""
+    g, dtype = GraphBuilder("prefill", weights), PRECISIONS[precision]
+    ids = g.input("input_ids", INT32, ["B", "S"])
+    points = g.input("point_embeds", dtype, ["B", "S", spec.hidden_size])
+    mask = g.op("Unsqueeze", g.input("point_mask", BOOL, ["B", "S"]), g.constant([2]))
+    names = ("cos_3d", "sin_3d", "cos_1d", "sin_1d")
+    cos_3d, sin_3d, cos_1d, sin_1d = (g.input(name, FLOAT, ["B", "S", spec.head_dim]) for name in names)
+    lengths = g.input("lengths", INT32, ["B"])
+    table = at.tables(g, g.op("Where", mask, cos_3d, cos_1d), g.op("Where", mask, sin_3d, sin_1d), spec.head_dim)
+    embeds = g.op("Where", mask, points, g.op("Gather", g.weight("model.embed_tokens.weight"), ids))
+    shape = at.shapes(g, ids, spec)
+    valid = _prefill_mask(g, ids, lengths, prefill_attention)
+
+    def attend(layer: int, queries: str, keys: str, values: str) -> str:
+        by_group = g.op("Reshape", at.scores(g, queries, keys, spec, dtype), shape.group_scores)
+        chances = g.op("Softmax", at.mask_out(g, valid, by_group), axis=-1)
+        return at.weigh(g, g.op("Reshape", chances, shape.flat_scores), values, dtype)
+
+    rows = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
+    hidden = _body(g, rows, spec, shape, table, dtype, attend, "S")
+    last = g.op("Gather", hidden, _last_rows(g, ids, lengths))
+    _head(g, last, spec, dtype, None, ["B", spec.vocab_size])
+    return g.build()
+
+
+def decode_graph(spec: LanguageModelSpec, weights: WeightFile, precision: str) -> onnx.ModelProto:
+    """T new tokens against a cache prefix: logits of each and their cache rows (design section 3)."""
+    g, dtype = GraphBuilder("decode", weights), PRECISIONS[precision]
+    ids = g.input("input_ids", INT32, ["B", "T"])
+    cos, sin = (g.input(name, FLOAT, ["B", "T", spec.head_dim]) for name in ("cos", "sin"))
+    past_length = g.input("past_length", INT32, ["B"])
+    for kind in ("key", "value"):
+        for layer in range(spec.layers):
+            g.input(f"past_{kind}.{layer}", dtype, ["M", "B", spec.kv_heads, spec.head_dim])
+    table = at.tables(g, cos, sin, spec.head_dim)
+    embeds = g.op("Gather", g.weight("model.embed_tokens.weight"), ids)
+    shape = at.shapes(g, ids, spec)
+    rows = g.op("Shape", "past_key.0", start=0, end=1)
+    past_valid, new_valid = _past_mask(g, rows, past_length), _new_mask(g, ids, spec)
+
+    def attend(layer: int, queries: str, keys: str, values: str) -> str:
+        past = at.mask_out(g, past_valid, at.scores(g, queries, f"past_key.{layer}", spec, dtype))
+        new = at.mask_out(g, new_valid, at.scores(g, queries, keys, spec, dtype))
+        chances = g.op("Softmax", g.op("Concat", past, new, axis=-1), axis=-1)
+        over_past = g.op("Slice", chances, g.constant([0]), rows, g.constant([-1]))
+        over_new = g.op("Slice", chances, rows, g.constant([2**31 - 1]), g.constant([-1]))
+        return g.op("Add", at.weigh(g, over_past, f"past_value.{layer}", dtype), at.weigh(g, over_new, values, dtype))
+
+    flat = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
+    hidden = _body(g, flat, spec, shape, table, dtype, attend, "T")
+    _head(g, hidden, spec, dtype, g.op("Shape", ids), ["B", "T", spec.vocab_size])
+    return g.build()
+
+
+def _body(
+    g: GraphBuilder,
+    x: str,
+    spec: LanguageModelSpec,
+    shape: at.Shapes,
+    table: at.Tables,
+    dtype: int,
+    attend: Attend,
+    rows: str,
+) -> str:
+    """All layers over hidden rows [R, C]; declares the cache rows as outputs."""
+    for layer in range(spec.layers):
+        name = f"model.layers.{layer}"
+        with g.scope(name):
+            normed = rms_norm(g, x, f"{name}.input_layernorm.weight", spec.rms_norm_eps, dtype)
+            query, key, value = at.project(g, normed, f"{name}.self_attn", spec, shape, table, dtype)
+            keys, values = at.to_rows(g, key, f"key.{layer}"), at.to_rows(g, value, f"value.{layer}")
+            mixed = attend(layer, at.grouped_queries(g, query, spec, shape, dtype), keys, values)
+            bias = f"{name}.self_attn.o_proj.bias" if spec.output_bias else None
+            x = g.op("Add", x, linear(g, at.merge_heads(g, mixed, shape), f"{name}.self_attn.o_proj.weight", bias))
+            normed = rms_norm(g, x, f"{name}.post_attention_layernorm.weight", spec.rms_norm_eps, dtype)
+            x = g.op("Add", x, swiglu(g, normed, f"{name}.mlp", spec.intermediate_size, spec.mlp_bias))
+    for kind in ("key", "value"):
+        for layer in range(spec.layers):
+            g.output(f"{kind}.{layer}", dtype, [rows, "B", spec.kv_heads, spec.head_dim])
+    return x
+
+
+def _head(
+    g: GraphBuilder, x: str, spec: LanguageModelSpec, dtype: int, rows: str | None, shape: list[int | str]
+) -> None:
+    """Final norm and head product in the model's type; float32 logits. `rows` reshapes [R, V] to [B, T, V]."""
+    normed = rms_norm(g, x, "model.norm.weight", spec.rms_norm_eps, dtype)
+    head = "model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight"
+    flat = linear(g, normed, head)
+    if rows is not None:
+        flat = g.op("Reshape", flat, g.op("Concat", rows, g.constant([spec.vocab_size]), axis=0))
+    g.op("Cast", flat, to=FLOAT, name="logits")
+    g.output("logits", FLOAT, shape)
+
+
+def _range(g: GraphBuilder, count: str) -> str:
+    """0 .. count-1 as int32, `count` a shape vector of one entry."""
+    zero, one = g.constant(0, "int32"), g.constant(1, "int32")
+    return g.op("Range", zero, g.cast(g.op("Squeeze", count, g.constant([0])), INT32), one)
+
+
+def _prefill_mask(g: GraphBuilder, ids: str, lengths: str, prefill_attention: str) -> str:
+    """Which keys a query may see, broadcast over scores [B, K, G, S, S]."""
+    places = _range(g, g.op("Shape", ids, start=1, end=2))
+    if prefill_attention == "causal":  # padding stands at the right end, where no valid query looks
+        return g.op("LessOrEqual", places, g.op("Unsqueeze", places, g.constant([1])))
+    return g.op("Less", places, g.op("Unsqueeze", lengths, g.constant([1, 2, 3, 4])))
+
+
+def _past_mask(g: GraphBuilder, rows: str, past_length: str) -> str:
+    """[B, 1, 1, M]: rows at and beyond past_length are not the cache's."""
+    return g.op("Less", _range(g, rows), g.op("Unsqueeze", past_length, g.constant([1, 2, 3])))
+
+
+def _new_mask(g: GraphBuilder, ids: str, spec: LanguageModelSpec) -> str:
+    """[G*T, T]: causal among the new rows, once for each query head of a group."""
+    count = g.op("Shape", ids, start=1, end=2)
+    places = _range(g, count)
+    causal = g.op("LessOrEqual", places, g.op("Unsqueeze", places, g.constant([1])))
+    group = g.constant([spec.heads // spec.kv_heads])
+    tiled = g.op("Expand", causal, g.op("Concat", group, count, count, axis=0))
+    return g.op("Reshape", tiled, g.op("Concat", g.constant([-1]), count, axis=0))
+
+
+def _last_rows(g: GraphBuilder, ids: str, lengths: str) -> str:
+    """[B]: where in the flattened rows [B*S] each sequence's last valid position stands."""
+    width = g.cast(g.op("Squeeze", g.op("Shape", ids, start=1, end=2), g.constant([0])), INT32)
+    starts = g.op("Mul", _range(g, g.op("Shape", ids, start=0, end=1)), width)
+    return g.op("Sub", g.op("Add", starts, lengths), g.constant(1, "int32"))
