@@ -1,0 +1,1 @@
+"""Parts of the maker of random checkpoints."""
