@@ -164,11 +164,12 @@ class Manifest:
                 f"Export again with this version: python export_model.py --model {facts.get('model')} --output {folder}"
             )
         try:
-            return _from_json(cls, facts, "manifest")
+            manifest: Manifest = _from_json(cls, facts, "manifest")
         except (TypeError, ValueError) as error:
             raise BundleError(
                 f"{path}: {error}. The file was altered or written by another version; export again."
             ) from error
+        return manifest
 
     def write(self, folder: Path) -> None:
         """Write `manifest.json` into a folder."""

@@ -1,0 +1,24 @@
+"""Engines: the contract, and the one place that knows which back end is which."""
+
+from __future__ import annotations
+
+from runtime.engines.contract import Backend, Engine, Tensor, TensorSpec
+from runtime.errors import EngineError
+
+BACKENDS = ("onnxruntime",)
+
+__all__ = ["BACKENDS", "Backend", "Engine", "Tensor", "TensorSpec", "open_backend"]
+
+
+def open_backend(name: str = "onnxruntime", *, threads: int | None = None) -> Backend:
+    """Import the back end's library and open it. Raises EngineError with what to install."""
+    if name not in BACKENDS:
+        raise EngineError(f"back end {name!r} is unknown. Known: {', '.join(BACKENDS)}.")
+    try:
+        from runtime.engines.ort import OrtBackend
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"back end {name!r} needs the package {error.name!r}, which is not installed. "
+            f"Install it: pip install '.[{name}]'"
+        ) from error
+    return OrtBackend(threads)

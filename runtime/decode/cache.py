@@ -1,0 +1,83 @@
+"""The key/value cache. It is the only one to count its rows, and it checks the capacity before every write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from runtime.engines.contract import Backend, Tensor
+from runtime.errors import CapacityError
+from runtime.manifest import Manifest
+
+DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+BUCKET = 64  # a prefix grows in steps, so that shapes, and what back ends keep for each shape, stay few
+
+
+class KVCache:
+    """One slab [2L, M, B, K, D]: keys of all layers, then values. A layer's prefix is contiguous (layout MBKD)."""
+
+    def __init__(self, backend: Backend, manifest: Manifest, batch: int) -> None:
+        spec = manifest.language_model
+        self.capacity = manifest.cache.capacity
+        self._backend = backend
+        self._layers = spec.layers
+        self._row = (batch, spec.kv_heads, spec.head_dim)
+        self._dtype = DTYPES[manifest.precision]
+        self._slab = backend.zeros((2 * spec.layers, self.capacity, *self._row), self._dtype)
+        self._lengths = [0] * batch
+        self._past: tuple[int, dict[str, Tensor]] = (0, {})
+        self._staging: dict[int, Tensor] = {}
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Rows written, for each sequence."""
+        return tuple(self._lengths)
+
+    @property
+    def room(self) -> int:
+        """Rows that still fit behind the longest sequence."""
+        return self.capacity - max(self._lengths)
+
+    def prefill_rows(self, rows: int) -> dict[str, Tensor]:
+        """Where prefill writes its rows, by output name: the cache itself. Raises CapacityError when they do not fit."""
+        if rows > self.capacity:
+            raise CapacityError(
+                f"the prompt has {rows} positions, but this bundle's cache holds {self.capacity}. Crop the scene, "
+                f"or export again with --max_length {rows + 1024} or more."
+            )
+        return self._named(self._slab, "", slice(0, rows))
+
+    def prefilled(self, lengths: Sequence[int]) -> None:
+        """Prefill has written this many valid rows of each sequence, from row 0 on."""
+        assert max(lengths) <= self.capacity, f"{max(lengths)} rows were written into a cache of {self.capacity}"
+        self._lengths = list(lengths)
+
+    def past(self) -> dict[str, Tensor]:
+        """The prefix that decode reads, by input name: at least `lengths` rows, at most the capacity."""
+        rows = min(self.capacity, -(-max(self._lengths) // BUCKET) * BUCKET)
+        if self._past[0] != rows:
+            self._past = (rows, self._named(self._slab, "past_", slice(0, rows)))
+        return self._past[1]
+
+    def new_rows(self, count: int) -> dict[str, Tensor]:
+        """Where decode writes `count` new rows, by output name. Raises CapacityError when they would not fit."""
+        if count > self.room:
+            raise CapacityError(
+                f"{count} more rows do not fit: the cache holds {self.capacity} and {max(self._lengths)} are taken. "
+                f"Ask for fewer new tokens, or export again with a larger --max_length."
+            )
+        return self._named(self._staged(count), "", slice(None))
+
+    def append(self, count: int) -> None:
+        """Take over the `count` rows that decode wrote into `new_rows`, each sequence behind its own length."""
+        assert count <= self.room, f"{count} rows appended to a cache with room for {self.room}"
+        self._backend.scatter_rows(self._staged(count), self._slab, self._lengths)
+        self._lengths = [length + count for length in self._lengths]
+
+    def _staged(self, count: int) -> Tensor:
+        if count not in self._staging:
+            self._staging[count] = self._backend.zeros((2 * self._layers, count, *self._row), self._dtype)
+        return self._staging[count]
+
+    def _named(self, slab: Tensor, prefix: str, rows: slice) -> dict[str, Tensor]:
+        kinds = [(kind, layer) for kind in ("key", "value") for layer in range(self._layers)]
+        return {f"{prefix}{kind}.{layer}": slab[index][rows] for index, (kind, layer) in enumerate(kinds)}

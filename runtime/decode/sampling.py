@@ -1,0 +1,71 @@
+"""The choice of the next token from logits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.arrays import Array
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """How tokens are chosen. Temperature 0 is greedy: the first of the largest logits."""
+
+    temperature: float = 0.0
+    top_k: int = 0  # 0 keeps all
+    top_p: float = 1.0  # 1 keeps all
+    repetition_penalty: float = 1.0
+    seed: int | None = None
+
+
+class TokenChooser:
+    """Chooses a token for each sequence, remembering what each has seen (for the repetition penalty)."""
+
+    def __init__(self, sampling: Sampling, prompts: Sequence[Array]) -> None:
+        self._sampling = sampling
+        self._random = np.random.default_rng(sampling.seed)
+        self._seen = [np.unique(prompt) for prompt in prompts] if sampling.repetition_penalty != 1.0 else []
+
+    def __call__(self, logits: Array) -> Array:
+        """Logits [B, V], float32 -> token ids [B], int32."""
+        if self._seen:
+            logits = np.stack([self._penalize(row, seen) for row, seen in zip(logits, self._seen, strict=True)])
+        if self._sampling.temperature == 0.0:
+            ids = logits.argmax(axis=-1)
+        else:
+            ids = np.array([self._draw(row) for row in logits])
+        self._seen = [np.union1d(seen, [token]) for seen, token in zip(self._seen, ids, strict=False)]
+        return ids.astype(np.int32)
+
+    def _penalize(self, logits: Array, seen: Array) -> Array:
+        """Scores of seen tokens move away from being chosen (Keskar et al. 2019, as transformers applies it)."""
+        penalty, scores = np.float32(self._sampling.repetition_penalty), logits[seen]
+        logits = logits.copy()
+        logits[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
+        return logits
+
+    def _draw(self, logits: Array) -> int:
+        chances = filtered_chances(logits, self._sampling)
+        return int(self._random.choice(len(chances), p=chances))
+
+
+def filtered_chances(logits: Array, sampling: Sampling) -> Array:
+    """Probabilities [V], float64, after temperature, top-k and top-p, in this order, as transformers filters."""
+    scores = logits.astype(np.float32) / np.float32(sampling.temperature)
+    if 0 < sampling.top_k < len(scores):
+        lowest = np.partition(scores, -sampling.top_k)[-sampling.top_k]
+        scores = np.where(scores < lowest, -np.inf, scores)
+    if sampling.top_p < 1.0:
+        order = np.argsort(scores, kind="stable")  # ascending; what falls into the tail of 1 - p goes
+        tail = np.cumsum(_softmax(scores[order])) <= 1.0 - sampling.top_p
+        tail[-1] = False
+        scores[order[tail]] = -np.inf
+    return _softmax(scores)
+
+
+def _softmax(scores: Array) -> Array:
+    weights = np.exp(scores.astype(np.float64) - scores.max())
+    return weights / weights.sum()

@@ -1,0 +1,110 @@
+"""What every back end offers: memory, engines, and copies that stay on the device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from runtime.arrays import Array
+from runtime.bundle import Bundle
+from runtime.errors import EngineError
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, dtype and shape of an engine's input or output; a string in the shape is a dynamic axis."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+class Tensor(Protocol):
+    """Memory of one back end, row-major. Views share it."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    def __getitem__(self, index: int | slice, /) -> Tensor:
+        """A view along the first axis: one entry (the axis goes) or consecutive ones."""
+        ...
+
+
+class Engine(Protocol):
+    """One compiled graph: encoder, prefill or decode."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def inputs(self) -> Mapping[str, TensorSpec]: ...
+
+    @property
+    def outputs(self) -> Mapping[str, TensorSpec]: ...
+
+    def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Run once. Outputs named in `outputs` are written into that memory, the others into fresh memory."""
+        ...
+
+
+class Backend(Protocol):
+    """Owns memory and loads engines, so a tensor walks from one engine to the next."""
+
+    @property
+    def name(self) -> str: ...
+
+    def load(self, bundle: Bundle, graph: str) -> Engine: ...
+
+    def zeros(self, shape: Sequence[int], dtype: str) -> Tensor: ...
+
+    def upload(self, array: Array) -> Tensor: ...  # the only way in
+
+    def download(self, tensor: Tensor) -> Array: ...  # the only way out
+
+    def copy(self, source: Tensor, target: Tensor) -> None:
+        """Copy between tensors of equal shape, on the device."""
+        ...
+
+    def scatter_rows(self, source: Tensor, target: Tensor, starts: Sequence[int]) -> None:
+        """target[:, starts[b] + t, b] = source[:, t, b] for all b, t: [X, T, B, K, D] into [X, M, B, K, D].
+
+        The caller has checked that the rows fit.
+        """
+        ...
+
+
+def check_feeds(engine: str, specs: Mapping[str, TensorSpec], tensors: Mapping[str, Tensor]) -> None:
+    """Compare every tensor with the engine's own description, dynamic axes of one letter with each other.
+
+    Raises EngineError naming the input, what came, and what the engine takes.
+    """
+    if wrong := sorted(specs.keys() ^ tensors.keys()):
+        raise EngineError(
+            f"{engine}: missing or unknown tensors: {', '.join(wrong)}. The bundle and the runtime differ."
+        )
+    axes: dict[str, tuple[int, str]] = {}
+    for name, spec in specs.items():
+        check_tensor(engine, spec, tensors[name], axes)
+
+
+def check_tensor(engine: str, spec: TensorSpec, tensor: Tensor, axes: dict[str, tuple[int, str]]) -> None:
+    """Compare one tensor with its description; `axes` remembers what each dynamic axis was and where."""
+    fits = tensor.dtype == spec.dtype and len(tensor.shape) == len(spec.shape)
+    if not fits or any(
+        isinstance(want, int) and want != have for want, have in zip(spec.shape, tensor.shape, strict=True)
+    ):
+        raise EngineError(
+            f"{engine}: {spec.name!r} is {tensor.dtype}{list(tensor.shape)}, but the engine takes {spec}."
+        )
+    for axis, size in zip(spec.shape, tensor.shape, strict=True):
+        if isinstance(axis, str) and (known := axes.setdefault(axis, (size, spec.name)))[0] != size:
+            raise EngineError(
+                f"{engine}: axis {axis} is {size} in {spec.name!r}, but {known[0]} in {known[1]!r}; they must agree."
+            )
