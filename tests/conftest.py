@@ -1,0 +1,31 @@
+"""Fixtures for all tests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """`tiny_checkpoint(family="qwen", **options)`: the directory of a random tiny checkpoint.
+
+    Takes the options of `export.make_checkpoint.make_checkpoint`. The same options give the same directory, made
+    once a session: a test that changes files copies it first.
+    """
+    made: dict[str, Path] = {}
+
+    def tiny(family: str = "qwen", **options: Any) -> Path:
+        from export.make_checkpoint import make_checkpoint
+
+        key = json.dumps([family, options], sort_keys=True)
+        if key not in made:
+            folder = tmp_path_factory.mktemp(f"tiny_{family}", numbered=True)
+            made[key] = make_checkpoint(folder, family=family, size="tiny", **options)
+        return made[key]
+
+    return tiny
