@@ -1,0 +1,27 @@
+"""From a scene file to the encoder's inputs: everything that depends on where points lie, in numpy.
+
+    scene.ply -> PointCloud -> clean_up -> grid_sample -> VoxelGrid -> encoder_inputs -> EncoderInputs
+
+What other rooms may use stands here; the rest is private. Nothing here draws random numbers, and no result depends on
+the number of threads.
+"""
+
+from runtime.points.cleaning import clean_up
+from runtime.points.cloud import PointCloud
+from runtime.points.curves import CURVES, curve_codes, curve_depth
+from runtime.points.inputs import EncoderInputs, encoder_inputs
+from runtime.points.ply import read_point_cloud
+from runtime.points.sampling import VoxelGrid, grid_sample
+
+__all__ = [
+    "CURVES",
+    "EncoderInputs",
+    "PointCloud",
+    "VoxelGrid",
+    "clean_up",
+    "curve_codes",
+    "curve_depth",
+    "encoder_inputs",
+    "grid_sample",
+    "read_point_cloud",
+]
