@@ -1,0 +1,14 @@
+"""SpatialLM at run time: scene in, layout out, without torch and transformers.
+
+from runtime import Pipeline
+pipeline = Pipeline.load("bundle")
+layout = pipeline("scene.ply").layout
+"""
+
+from runtime.decode import Sampling
+from runtime.errors import SceneError
+from runtime.layout import Layout
+from runtime.pipeline import Pipeline, Request, Result
+from runtime.points import PointCloud
+
+__all__ = ["Layout", "Pipeline", "PointCloud", "Request", "Result", "Sampling", "SceneError"]

@@ -38,7 +38,7 @@ class KVCache:
         return self.capacity - max(self._lengths)
 
     def prefill_rows(self, rows: int) -> dict[str, Tensor]:
-        """Where prefill writes its rows, by output name: the cache itself. Raises CapacityError when they do not fit."""
+        """Where prefill writes its rows, by output name: the cache itself. Raises CapacityError if they do not fit."""
         if rows > self.capacity:
             raise CapacityError(
                 f"the prompt has {rows} positions, but this bundle's cache holds {self.capacity}. Crop the scene, "

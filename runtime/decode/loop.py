@@ -11,18 +11,19 @@ from runtime.decode.cache import KVCache
 from runtime.decode.sampling import TokenChooser
 from runtime.engines.contract import Backend, Engine, Tensor
 from runtime.manifest import Manifest
-from runtime.rope import rope_table
 
 
 class Decoder:
     """The language model over its two engines and one cache at a time."""
 
-    def __init__(self, backend: Backend, prefill: Engine, decode: Engine, manifest: Manifest) -> None:
+    def __init__(
+        self, backend: Backend, prefill: Engine, decode: Engine, manifest: Manifest, table: tuple[Array, Array]
+    ) -> None:
+        """`table` holds cos and sin [M, D] of every position of the cache, so that a step only gathers."""
         self._backend = backend
         self._prefill, self._decode = prefill, decode
         self._manifest = manifest
-        # [M, D] each: every position of the cache, so that a step only gathers
-        self._cos, self._sin = rope_table(np.arange(manifest.cache.capacity), None, manifest.position.text)
+        self._cos, self._sin = table
 
     def start(self, feeds: dict[str, Tensor], lengths: Sequence[int], rows: int) -> tuple[Array, KVCache]:
         """Run prefill over `rows` positions: logits [B, V] of each last valid position, and the filled cache."""

@@ -38,7 +38,7 @@ class TokenChooser:
         else:
             ids = np.array([self._draw(row) for row in logits])
         self._seen = [np.union1d(seen, [token]) for seen, token in zip(self._seen, ids, strict=False)]
-        return ids.astype(np.int32)
+        return np.asarray(ids, np.int32)
 
     def _penalize(self, logits: Array, seen: Array) -> Array:
         """Scores of seen tokens move away from being chosen (Keskar et al. 2019, as transformers applies it)."""
@@ -68,4 +68,5 @@ def filtered_chances(logits: Array, sampling: Sampling) -> Array:
 
 def _softmax(scores: Array) -> Array:
     weights = np.exp(scores.astype(np.float64) - scores.max())
-    return weights / weights.sum()
+    chances: Array = weights / weights.sum()
+    return chances

@@ -4,9 +4,10 @@ from runtime.layout.boxes import OrientedBox, to_boxes
 from runtime.layout.entities import Bbox, Door, Issue, Layout, Wall, Window, to_text
 from runtime.layout.parse import parse_layout
 from runtime.layout.units import discretize, translate, undiscretize
-from runtime.layout.write import to_json, write_layout
+from runtime.layout.write import ENDINGS, to_json, write_layout
 
 __all__ = [
+    "ENDINGS",
     "Bbox",
     "Door",
     "Issue",

@@ -38,6 +38,7 @@ def _json_text(layout: Layout) -> str:
 
 
 _WRITERS: dict[str, Callable[[Layout], str]] = {".txt": to_text, ".json": _json_text}
+ENDINGS = tuple(_WRITERS)  # what an output file may end with
 
 
 def write_layout(layout: Layout, path: Path) -> None:

@@ -1,0 +1,193 @@
+"""Writing a bundle: graphs, weights, tokenizer, manifest; all of it or nothing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+import torch
+
+from export import VERSION
+from export.checkpoint import Checkpoint
+from export.graph.encoder import encoder_graph
+from export.graph.language_model import decode_graph, prefill_graph
+from export.graph.plan import PlannedWeight, encoder_plan, is_projector, language_model_plan
+from export.graph.weights import WeightFile
+from export.rope import position_spec
+from runtime.bundle import INDEX_ENDING, file_digest
+from runtime.errors import BundleError
+from runtime.manifest import FILE_NAME, SCHEMA, CacheSpec, FileRecord, Manifest, PromptSpec
+
+GRAPHS = {"encoder": "encoder.onnx", "prefill": "prefill.onnx", "decode": "decode.onnx"}
+WEIGHTS = {"encoder": "encoder.weights", "prefill": "language_model.weights", "decode": "language_model.weights"}
+TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+Progress = Callable[[int], None]  # called with the bytes just written
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What the user chose."""
+
+    precision: str = "fp32"
+    prefill_attention: str = "causal"
+    max_length: int = 8192
+
+
+def write_bundle(
+    checkpoint: Checkpoint, folder: Path, options: ExportOptions, progress: Progress | None = None
+) -> Manifest:
+    """Export a verified checkpoint into `folder`, which is replaced whole when all is written.
+
+    Raises CheckpointError for what cannot be exported, BundleError when the folder holds something that is no bundle.
+    """
+    checkpoint.verify()
+    position = position_spec(checkpoint.config, options.prefill_attention)
+    with _replacing(folder) as partial:
+        hashed = _write_graphs(checkpoint, partial, options, progress or (lambda _: None))
+        prompt = _write_tokenizer(checkpoint, partial)
+        files = {path.name: hashed.get(path.name) or _record(path) for path in sorted(partial.iterdir())}
+        manifest = Manifest(
+            schema=SCHEMA,
+            created_by=f"spatiallm-export {VERSION}",
+            model=checkpoint.model,
+            precision=options.precision,
+            serialization="identity",
+            projector=checkpoint.config.projector,
+            encoder_weights="rounded to bf16" if checkpoint.round_encoder_to_bf16 else "as stored",
+            encoder=checkpoint.config.encoder,
+            language_model=checkpoint.config.language_model,
+            position=position,
+            prompt=prompt,
+            generation=checkpoint.config.generation,
+            cache=CacheSpec(layout="MBKD", capacity=options.max_length),
+            graphs=GRAPHS,
+            weights=WEIGHTS,
+            files=files,
+        )
+        manifest.write(partial)
+    return manifest
+
+
+def bundle_bytes(checkpoint: Checkpoint, precision: str) -> int:
+    """How many bytes of weights an export will write, for a progress bar."""
+    spec, config = checkpoint.config.language_model, checkpoint.config
+    width = TORCH_TYPES[precision].itemsize
+
+    def size(plan: Iterable[PlannedWeight], itemsize: Callable[[str], int]) -> int:
+        shapes = ((item.name, checkpoint.files.shape(source)) for item in plan for source in item.sources)
+        return sum(itemsize(name) * int(torch.Size(shape).numel()) for name, shape in shapes)
+
+    encoder = size(encoder_plan(config.encoder, config.projector), lambda name: width if is_projector(name) else 4)
+    return encoder + size(language_model_plan(spec), lambda _: width)
+
+
+def _write_graphs(
+    checkpoint: Checkpoint, folder: Path, options: ExportOptions, progress: Progress
+) -> dict[str, FileRecord]:
+    """Write the three graphs and their two weight files; returns the records of the files hashed on the way."""
+    config, dtype = checkpoint.config, TORCH_TYPES[options.precision]
+    plan = encoder_plan(config.encoder, config.projector)
+    with _weight_file(folder / WEIGHTS["encoder"]) as body:
+        _add_all(body, plan, checkpoint, lambda name: dtype if is_projector(name) else torch.float32, progress)
+        hidden_size = config.language_model.hidden_size
+        model = encoder_graph(config.encoder, body, options.precision, hidden_size, config.projector)
+        _save(model, folder / GRAPHS["encoder"])
+    with _weight_file(folder / WEIGHTS["prefill"]) as weights:
+        _add_all(weights, language_model_plan(config.language_model), checkpoint, lambda _: dtype, progress)
+        prefill = prefill_graph(config.language_model, weights, options.precision, options.prefill_attention)
+        _save(prefill, folder / GRAPHS["prefill"])
+        _save(decode_graph(config.language_model, weights, options.precision), folder / GRAPHS["decode"])
+    return {file.path.name: FileRecord(bytes=file.size, sha256=file.sha256) for file in (body, weights)}
+
+
+def _add_all(
+    weights: WeightFile,
+    plan: Iterable[PlannedWeight],
+    checkpoint: Checkpoint,
+    dtype: Callable[[str], torch.dtype],
+    progress: Progress,
+) -> None:
+    for item in plan:
+        weights.add(item.name, item.make(checkpoint.float_tensor).to(dtype(item.name)))
+        progress(weights.records[item.name].bytes)
+
+
+@contextmanager
+def _weight_file(path: Path) -> Iterator[WeightFile]:
+    """A weight file with its index beside it."""
+    weights = WeightFile(path)
+    try:
+        yield weights
+    finally:
+        weights.close()
+    index = {
+        name: {
+            "dtype": str(record.dtype).removeprefix("torch."),
+            "shape": list(record.shape),
+            "offset": record.offset,
+            "bytes": record.bytes,
+        }
+        for name, record in weights.records.items()
+    }
+    path.with_name(path.name + INDEX_ENDING).write_text(json.dumps(index, indent=0) + "\n", encoding="utf-8")
+
+
+def _record(path: Path) -> FileRecord:
+    return FileRecord(bytes=path.stat().st_size, sha256=file_digest(path))
+
+
+def _save(model: onnx.ModelProto, path: Path) -> None:
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> PromptSpec:
+    files, config = checkpoint.tokenizer_files(), checkpoint.config
+    shutil.copyfile(files.tokenizer_json, folder / "tokenizer.json")
+    (folder / "chat_template.jinja").write_text(files.chat_template, encoding="utf-8")
+    return PromptSpec(
+        system_message=files.system_message,
+        point_start_token_id=config.point_start_token_id,
+        point_end_token_id=config.point_end_token_id,
+        point_token_id=config.point_token_id,
+        bos_token=files.bos_token,
+        eos_token=files.eos_token,
+    )
+
+
+@contextmanager
+def _replacing(folder: Path) -> Iterator[Path]:
+    """Write into a neighbour folder and put it in place at the end; on any failure nothing of it stays."""
+    _refuse_foreign(folder)
+    folder = folder.resolve()
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be written ({error.strerror}). Choose another --output.") from error
+    try:
+        yield partial
+        partial.chmod(0o755)
+        if folder.exists():  # step aside, so that at no moment half a bundle stands there
+            folder.replace(partial.with_suffix(".old"))
+        partial.replace(folder)
+    except OSError as error:
+        raise BundleError(
+            f"{folder}: cannot be written ({error.strerror}). Make room or choose another --output."
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.rmtree(partial.with_suffix(".old"), ignore_errors=True)
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """Only a bundle or an empty folder is replaced."""
+    if folder.is_dir() and (any(folder.iterdir()) and not (folder / FILE_NAME).is_file()):
+        raise BundleError(f"{folder}: exists and is no bundle, so it is not replaced. Choose another --output.")
+    if folder.exists() and not folder.is_dir():
+        raise BundleError(f"{folder}: is a file, but the bundle is a folder. Choose another --output.")

@@ -1,0 +1,121 @@
+"""The command line of `export_model.py`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from runtime.errors import SceneError
+
+EPILOG = """\
+examples:
+  python export_model.py --model CHECKPOINT --output bundle
+  python export_model.py --model CHECKPOINT --output bundle --VLM_PE 3D_RoPE --PCD_PE_Merge_Rule 3D_only
+  python export_model.py --model manycore-research/SpatialLM1.1-Qwen-0.5B --revision main --output bundle
+
+then:
+  python run_engine.py --bundle bundle --point_cloud scene.ply --output scene.txt
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options of the export."""
+    p = argparse.ArgumentParser(
+        prog="export_model.py",
+        description="Export a SpatialLM checkpoint: encoder, prefill and decode graphs (ONNX), weights, tokenizer.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("-m", "--model", required=True, help="checkpoint directory or Hugging Face hub id")
+    p.add_argument("-o", "--output", required=True, type=Path, help="bundle folder to write (a bundle there is replaced)")
+    p.add_argument("--revision", help="branch, tag or commit of a hub id")
+    p.add_argument("--VLM_PE", metavar="{None,3D_RoPE}", help="position encoding of the point tokens (default: config)")
+    p.add_argument(
+        "--PCD_PE_Merge_Rule",
+        choices=["3D_only", "3D_with_1D"],
+        help="how the head is split between x, y, z and the 1D position (default: config, else 3D_only)",
+    )
+    p.add_argument(
+        "--pe_variant",
+        default="PE-A",
+        choices=["PE-A", "PE-B"],
+        help="revision of the 3D encoding: frequency layout, bases and split (default: PE-A)",
+    )
+    p.add_argument("--pcd_theta", type=float, help="base of the x, y, z frequencies in PE-B (default: config, else 10000)")
+    p.add_argument(
+        "--prefill_attention",
+        default="causal",
+        choices=["causal", "full"],
+        help="full: every prompt token sees every other, as the 3D modes really ran in the reference (default: causal)",
+    )
+    p.add_argument("--precision", default="fp32", choices=["fp32"], help="hidden states and cache (default: fp32)")
+    p.add_argument("--max_length", type=int, default=8192, help="cache capacity in positions (default: 8192)")
+    p.add_argument(
+        "--encoder_bf16_rounding",
+        action="store_true",
+        help="round the encoder's weights through bfloat16, as upstream's default loading does",
+    )
+    p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    p.add_argument("--json", action="store_true", help="print a machine-readable summary on stdout")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the export: 0 when the bundle stands, 2 with one sentence on stderr when it cannot."""
+    args = parser().parse_args(arguments)
+    try:
+        _export(args)
+    except SceneError as error:
+        print(f"export_model.py: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("export_model.py: interrupted; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _export(args: argparse.Namespace) -> None:
+    started = time.perf_counter()
+    _check(args)
+    # torch and onnx take seconds to import: --help and a mistyped option should not wait for them
+    from export.bundle import ExportOptions, bundle_bytes, write_bundle
+    from export.checkpoint import UNSET, open_checkpoint
+
+    checkpoint = open_checkpoint(
+        args.model,
+        revision=args.revision,
+        vlm_pe=UNSET if args.VLM_PE is None else args.VLM_PE,
+        merge_rule=args.PCD_PE_Merge_Rule,
+        variant=args.pe_variant,
+        pcd_theta=args.pcd_theta,
+        round_encoder_to_bf16=args.encoder_bf16_rounding,
+    )
+    silent = args.quiet or args.json
+    if not silent:
+        print("\n".join(checkpoint.notes))
+    options = ExportOptions(
+        precision=args.precision, prefill_attention=args.prefill_attention, max_length=args.max_length
+    )
+    checkpoint.verify()
+    total = bundle_bytes(checkpoint, args.precision)
+    with tqdm(total=total, unit="B", unit_scale=True, desc="Writing weights", disable=silent) as bar:
+        manifest = write_bundle(checkpoint, args.output, options, bar.update)
+    seconds = time.perf_counter() - started
+    size = sum(record.bytes for record in manifest.files.values())
+    if args.json:
+        facts = {"bundle": str(args.output), "bytes": size, "seconds": round(seconds, 3), "notes": checkpoint.notes}
+        print(json.dumps(facts))
+    elif not args.quiet:
+        print(f"Bundle {args.output}: {size / 1e6:,.1f} MB in {seconds:.1f} s.")
+        print(f"Next: python run_engine.py --bundle {args.output} --point_cloud scene.ply --output scene.txt")
+
+
+def _check(args: argparse.Namespace) -> None:
+    if args.max_length < 1:
+        raise SceneError(f"--max_length is {args.max_length}, but the cache needs at least one position.")
