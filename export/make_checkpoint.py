@@ -73,21 +73,25 @@ def _empty_folder(folder: Path) -> Path:
 
 
 def _write_weights(folder: Path, model: ModelConfig, seed: int, dtype: torch.dtype, shard_size: int) -> None:
-    from safetensors.torch import save_file
-
     shards = list(_shards(expected_tensors(model), dtype.itemsize, shard_size))
     weight_map = {}
     for number, shapes in enumerate(shards, start=1):
         name = "model.safetensors"
         if len(shards) > 1:
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        tensors = {key: random_tensor(key, shape, model, seed).to(dtype) for key, shape in shapes.items()}
-        save_file(tensors, folder / name, metadata={"format": "pt"})
+        _write_shard(folder / name, shapes, model, seed, dtype)
         weight_map.update(dict.fromkeys(shapes, name))
     if len(shards) > 1:
         total = sum(math.prod(shape) for shape in expected_tensors(model).values()) * dtype.itemsize
         index = {"metadata": {"total_size": total}, "weight_map": weight_map}
         _write_json(folder / "model.safetensors.index.json", index)
+
+
+def _write_shard(path: Path, shapes: dict[str, Shape], model: ModelConfig, seed: int, dtype: torch.dtype) -> None:
+    from safetensors.torch import save_file
+
+    tensors = {name: random_tensor(name, shape, model, seed).to(dtype) for name, shape in shapes.items()}
+    save_file(tensors, path, metadata={"format": "pt"})
 
 
 def _shards(shapes: dict[str, Shape], itemsize: int, shard_size: int) -> Iterator[dict[str, Shape]]:
