@@ -34,8 +34,8 @@ def build_language_model(
     state = {name: tensors(name) for name in model.state_dict() if not (tied and name == "lm_head.weight")}
     if tied:
         state["lm_head.weight"] = state["model.embed_tokens.weight"]
-    model.load_state_dict(state, assign=True)
-    return model.eval().requires_grad_(False)
+    model.requires_grad_(False).load_state_dict(state, assign=True)
+    return model.eval()
 
 
 def transformers_config(config: ModelConfig, attn_implementation: str = "eager") -> Any:
