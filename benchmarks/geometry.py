@@ -11,6 +11,7 @@ import os
 import platform
 import statistics
 import time
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def run_once(cloud: PointCloud) -> tuple[list[float], tuple[int, ...]]:
     marks.append(time.perf_counter())
     inputs = encoder_inputs(voxels, SPEC)
     marks.append(time.perf_counter())
-    return [after - before for before, after in zip(marks[:-1], marks[1:], strict=True)], inputs.voxel_counts
+    return [after - before for before, after in pairwise(marks)], inputs.voxel_counts
 
 
 def cpu_name() -> str:

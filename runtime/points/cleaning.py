@@ -68,9 +68,7 @@ def remove_outliers(cloud: PointCloud, neighbours: int = NEIGHBOURS, std_ratio: 
 
 
 def _mean_distance(points: Array, neighbours: int) -> Array:
-    tree = cKDTree(
-        points, leafsize=16, balanced_tree=False, compact_nodes=False
-    )  # median splits cost more than they save
+    tree = cKDTree(points, balanced_tree=False)  # finding medians costs more than it saves
     distances, _ = tree.query(points, k=neighbours, workers=-1)
     mean: Array = distances.mean(axis=1)
     return mean

@@ -20,7 +20,6 @@ from runtime.errors import PlyError
 from runtime.points.cloud import PointCloud
 
 _HEADER_LIMIT = 1 << 20  # bytes; a header of a kilobyte is already a long one
-_COUNT = re.compile(rb"(?<=[\r\n])([ \t]*element[ \t]+(\S+)[ \t]+)(\d+)(?=\s)")
 _POSITION = ("x", "y", "z")
 _COLOR = ("red", "green", "blue")
 
@@ -54,8 +53,8 @@ def read_point_cloud(path: Path) -> PointCloud:
     _check_vertex(header)
     _check_size(header)
     rows = _read_rows(header)
-    points = np.stack([rows[name] for name in _POSITION], axis=1).astype(np.float64)  # [N, 3]
-    channels = _channels(rows)  # float64 [N, 3] or None
+    points = _columns(rows, _POSITION)
+    channels = _columns(rows, _COLOR) if "red" in (rows.dtype.names or ()) else None
     finite = np.isfinite(points).all(axis=1)
     if channels is not None:
         finite &= np.isfinite(channels).all(axis=1)
@@ -67,16 +66,28 @@ def read_point_cloud(path: Path) -> PointCloud:
 
 def _read_header(path: Path) -> _Header:
     header = _header_bytes(path)
-    counts = {name.decode("ascii", "replace"): _count(digits) for _, name, digits in _COUNT.findall(header)}
     try:
-        layout = PlyData.read(io.BytesIO(_COUNT.sub(rb"\g<1>0", header)))
+        text, counts = _without_counts(
+            header.decode("ascii", "replace").replace("\ufffd", "?")
+        )  # comments hold anything
+        layout = PlyData.read(io.BytesIO(text.encode("ascii")))
     except (PlyParseError, ValueError) as error:
         raise PlyError(f"{path}: the PLY header is not valid ({error}). Save the scene again as PLY.") from error
     return _Header(path=path, layout=layout, counts=counts, offset=len(header))
 
 
-def _count(digits: bytes) -> int:
-    return int(digits) if len(digits) < 19 else 10**18  # larger than any file, and an int64
+def _without_counts(header: str) -> tuple[str, dict[str, int]]:
+    """The header with every element count set to zero, and the counts. Raises ValueError."""
+    newline = header.rsplit("end_header", 1)[1]
+    lines, counts = header.split(newline), {}
+    for number, line in enumerate(lines):
+        match line.split():
+            case ["element", name, count]:
+                if not count.isdigit():
+                    raise ValueError(f"element {name} has the count {count:.20}")
+                counts[name] = int(count) if len(count) < 19 else 10**18  # more than any file can hold
+                lines[number] = f"element {name} 0"
+    return newline.join(lines), counts
 
 
 def _header_bytes(path: Path) -> bytes:
@@ -160,16 +171,17 @@ def _read_rows(header: _Header) -> Array:
 
 def _read_all(header: _Header) -> Array:
     try:
-        rows: Array = PlyData.read(str(header.path))["vertex"].data
-    except (PlyParseError, ValueError) as error:
+        with np.errstate(over="ignore"):  # text beyond a float's range becomes infinite and is counted as dropped
+            rows: Array = PlyData.read(str(header.path))["vertex"].data
+    except (PlyParseError, ValueError, OverflowError) as error:
         raise PlyError(f"{header.path}: a row cannot be read ({error}). Copy or export it again.") from error
     return rows
 
 
-def _channels(rows: Array) -> Array | None:
-    if "red" not in (rows.dtype.names or ()):
-        return None
-    return np.stack([rows[name] for name in _COLOR], axis=1).astype(np.float64)
+def _columns(rows: Array, names: tuple[str, ...]) -> Array:
+    """Three properties as float64 [N, 3]."""
+    with np.errstate(invalid="ignore"):  # a signalling NaN is counted as dropped, like every other
+        return np.stack([rows[name] for name in names], axis=1).astype(np.float64)
 
 
 def _unit_colors(path: Path, channels: Array, dtype: np.dtype[Any]) -> Array:
