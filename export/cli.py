@@ -33,7 +33,9 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("-m", "--model", required=True, help="checkpoint directory or Hugging Face hub id")
-    p.add_argument("-o", "--output", required=True, type=Path, help="bundle folder to write (a bundle there is replaced)")
+    p.add_argument(
+        "-o", "--output", required=True, type=Path, help="bundle folder to write; one there is replaced"
+    )
     p.add_argument("--revision", help="branch, tag or commit of a hub id")
     p.add_argument("--VLM_PE", metavar="{None,3D_RoPE}", help="position encoding of the point tokens (default: config)")
     p.add_argument(
@@ -47,7 +49,9 @@ def parser() -> argparse.ArgumentParser:
         choices=["PE-A", "PE-B"],
         help="revision of the 3D encoding: frequency layout, bases and split (default: PE-A)",
     )
-    p.add_argument("--pcd_theta", type=float, help="base of the x, y, z frequencies in PE-B (default: config, else 10000)")
+    p.add_argument(
+        "--pcd_theta", type=float, help="base of x, y, z frequencies in PE-B (default: config, else 10000)"
+    )
     p.add_argument(
         "--prefill_attention",
         default="causal",

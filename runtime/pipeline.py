@@ -101,7 +101,7 @@ class Pipeline:
     ) -> Result:
         """Run one scene. `on_text` receives the text piece by piece as it is generated. Raises SceneError."""
         request = request or Request()
-        run = _Run(self, recorder)
+        run = Run(self, recorder)
         with run.timed("reading"):
             cloud = scene if isinstance(scene, PointCloud) else read_point_cloud(Path(scene))
         with run.timed("geometry"):
@@ -158,7 +158,7 @@ class Pipeline:
             )
 
     def _result(
-        self, scene: Scene, prompt: PromptBatch, tokens: list[int], request: Request, cache: KVCache, run: _Run
+        self, scene: Scene, prompt: PromptBatch, tokens: list[int], request: Request, cache: KVCache, run: Run
     ) -> Result:
         with run.timed("layout"):
             text = self.tokenizer.decode(tokens)
@@ -187,14 +187,14 @@ class Pipeline:
         return "max_new_tokens" if len(tokens) == request.max_new_tokens else "cache capacity"
 
 
-class _Run:
+class Run:
     """One pass through the engines: their recording and the clock."""
 
     def __init__(self, pipeline: Pipeline, recorder: Recorder | None) -> None:
         self.pipeline, self.recorder = pipeline, recorder
         self.milliseconds: dict[str, float] = {}
         self._encoder = self._recorded(pipeline.encoder)
-        self._decoder = Decoder(
+        self.decoder = Decoder(
             pipeline.backend,
             self._recorded(pipeline.prefill),
             self._recorded(pipeline.decode, by_step=True),
@@ -222,7 +222,7 @@ class _Run:
             **self.pipeline.point_tables(scenes, prompt),
         }
         feeds = {name: self.pipeline.backend.upload(array) for name, array in arrays.items()} | {"point_embeds": embeds}
-        return self._decoder.start(feeds, [int(length) for length in prompt.lengths], prompt.input_ids.shape[1])
+        return self.decoder.start(feeds, [int(length) for length in prompt.lengths], prompt.input_ids.shape[1])
 
     def generate(
         self,
@@ -236,7 +236,7 @@ class _Run:
         stop_ids = self.pipeline.manifest.generation.stop_token_ids
         stream = TextStream(self.pipeline.tokenizer)
         tokens: list[int] = []
-        for (token,) in self._decoder.generate(logits, cache, chooser, stop_ids, max_new_tokens):
+        for (token,) in self.decoder.generate(logits, cache, chooser, stop_ids, max_new_tokens):
             assert token is not None  # one sequence: the loop ends with it
             tokens.append(token)
             if on_text is not None and (piece := stream.push(token)):
