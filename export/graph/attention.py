@@ -42,7 +42,7 @@ class Shapes:
 def shapes(g: GraphBuilder, input_ids: str, spec: LanguageModelSpec) -> Shapes:
     """Build the shape vectors from `input_ids` [B, S]."""
     batch_and_rows = g.op("Shape", input_ids)
-    batch, count = g.op("Shape", input_ids, start=0, end=1), g.op("Shape", input_ids, start=1, end=2)
+    batch, count = g.dim(input_ids, 0), g.dim(input_ids, 1)
     kv, group, width = spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim
 
     def after(head: str, *rest: int, tail: str | None = None) -> str:

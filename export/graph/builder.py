@@ -79,6 +79,13 @@ class GraphBuilder:
         """Cast, or nothing when the source type is known to be the target."""
         return value if source == to and name is None else self.op("Cast", value, to=to, name=name)
 
+    def dim(self, value: str, axis: int) -> str:
+        """The size of one axis as a shape vector of one entry.
+
+        Not by Shape's `start` and `end`: the parser of TensorRT 8.6 takes the node and ignores the two.
+        """
+        return self.op("Gather", self.op("Shape", value), self.constant([axis]), axis=0)
+
     def build(self) -> onnx.ModelProto:
         """The finished model. Its external data are those of the weight file."""
         graph = helper.make_graph(

@@ -55,7 +55,7 @@ def decode_graph(spec: LanguageModelSpec, weights: WeightFile, precision: str) -
     table = at.tables(g, cos, sin, spec.head_dim)
     embeds = g.op("Gather", g.weight("model.embed_tokens.weight"), ids)
     shape = at.shapes(g, ids, spec)
-    rows = g.op("Shape", "past_key.0", start=0, end=1)
+    rows = g.dim("past_key.0", 0)
     past_valid, new_valid = _past_mask(g, rows, past_length), _new_mask(g, ids, spec)
 
     def attend(layer: int, queries: str, keys: str, values: str) -> str:
@@ -121,7 +121,7 @@ def _range(g: GraphBuilder, count: str) -> str:
 
 def _prefill_mask(g: GraphBuilder, ids: str, lengths: str, prefill_attention: str) -> str:
     """Which keys a query may see, broadcast over scores [B, K, G, S, S]."""
-    places = _range(g, g.op("Shape", ids, start=1, end=2))
+    places = _range(g, g.dim(ids, 1))
     if prefill_attention == "causal":  # padding stands at the right end, where no valid query looks
         return g.op("LessOrEqual", places, g.op("Unsqueeze", places, g.constant([1])))
     return g.op("Less", places, g.op("Unsqueeze", lengths, g.constant([1, 2, 3, 4])))
@@ -134,7 +134,7 @@ def _past_mask(g: GraphBuilder, rows: str, past_length: str) -> str:
 
 def _new_mask(g: GraphBuilder, ids: str, spec: LanguageModelSpec) -> str:
     """[G*T, T]: causal among the new rows, once for each query head of a group."""
-    count = g.op("Shape", ids, start=1, end=2)
+    count = g.dim(ids, 1)
     places = _range(g, count)
     causal = g.op("LessOrEqual", places, g.op("Unsqueeze", places, g.constant([1])))
     group = g.constant([spec.heads // spec.kv_heads])
@@ -144,6 +144,6 @@ def _new_mask(g: GraphBuilder, ids: str, spec: LanguageModelSpec) -> str:
 
 def _last_rows(g: GraphBuilder, ids: str, lengths: str) -> str:
     """[B]: where in the flattened rows [B*S] each sequence's last valid position stands."""
-    width = g.cast(g.op("Squeeze", g.op("Shape", ids, start=1, end=2), g.constant([0])), INT32)
-    starts = g.op("Mul", _range(g, g.op("Shape", ids, start=0, end=1)), width)
+    width = g.cast(g.op("Squeeze", g.dim(ids, 1), g.constant([0])), INT32)
+    starts = g.op("Mul", _range(g, g.dim(ids, 0)), width)
     return g.op("Sub", g.op("Add", starts, lengths), g.constant(1, "int32"))
