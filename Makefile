@@ -12,7 +12,12 @@ PIP = -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test lint clean
 
 demo: .venv-demo/ready
-	.venv-demo/bin/python -m demo.run --output out
+	.venv-demo/bin/python -m export.make_checkpoint --family qwen --size tiny --seed 0 --output out/checkpoint
+	.venv-demo/bin/python export_model.py --model out/checkpoint --output out/bundle --VLM_PE 3D_RoPE --PCD_PE_Merge_Rule 3D_only
+	.venv-demo/bin/python run_engine.py --bundle out/bundle --point_cloud demo/room.ply --output out/room.txt --max_new_tokens 256 --timings --save_tensors out/tensors.npz
+	@echo
+	@echo 'The weights are random, so the text above is noise and the layout is most likely empty.'
+	@echo 'Checkpoint: out/checkpoint   bundle: out/bundle   layout: out/room.txt   tensors of each graph: out/tensors.npz'
 
 test: .venv-test/ready lint
 	OMP_NUM_THREADS=1 .venv-test/bin/python -m pytest -n $(WORKERS) --dist loadfile
@@ -26,7 +31,7 @@ lint: .venv-test/ready
 .venv-demo/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/python $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
-	.venv-demo/bin/python $(PIP) '.[onnxruntime,export]'
+	.venv-demo/bin/python $(PIP) --editable '.[onnxruntime,export]'
 	touch $@
 
 .venv-test/ready: pyproject.toml
