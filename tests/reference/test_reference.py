@@ -16,6 +16,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 
 from export.checkpoint import open_checkpoint
 from export.reference import Reference, build_reference
+from export.reference.attention import PointRope
 from export.reference.language_model import transformers_config
 from runtime.errors import SceneError
 from runtime.points import encoder_inputs
@@ -148,6 +149,18 @@ def test_a_failed_call_leaves_nothing_behind() -> None:
         reference.prefill(*random_prompts(reference.config, (9,)))
     assert attended == [1]
     assert [attention.points for attention in attentions] == [(), ()]
+
+
+def test_a_layer_whose_cache_is_not_empty_uses_1d_alone() -> None:
+    reference = build_reference(checkpoint_of("qwen", "3D_only"))
+    ids = [[4, 9, 7, 3, 5]]
+    _, cache = reference.prefill(*random_prompts(reference.config, (9,)))
+    want = reference.decode(ids, cache)
+    _, cache = reference.prefill(*random_prompts(reference.config, (9,)))
+    part = PointRope(sample=0, start=1, end=4, cos_3d=torch.randn(3, 16), sin_3d=torch.randn(3, 16))
+    for layer in reference.language_model.model.layers:
+        layer.self_attn.points = (part,)
+    assert_close("decode", reference.decode(ids, cache), want, EXACT)
 
 
 def test_coordinates_that_are_not_finite_leave_the_point_tokens_in_1d() -> None:
