@@ -29,3 +29,14 @@ def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
         return made[key]
 
     return tiny
+
+
+@pytest.fixture(scope="session")
+def exported(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """`exported(family, vlm_pe, merge_rule, prefill_attention, max_length, **options)`: see `tests.exported`.
+
+    The bundles are shared: a test that changes files copies them first.
+    """
+    from tests.exported import exporter
+
+    return exporter(tiny_checkpoint, lambda: tmp_path_factory.mktemp("bundle") / "bundle")

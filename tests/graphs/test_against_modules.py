@@ -13,7 +13,7 @@ from runtime.arrays import Array
 from runtime.engines import open_backend
 from runtime.points import encoder_inputs, grid_sample
 from tests.compare import EXACT, Tol, assert_close
-from tests.graphs.conftest import FAMILIES, Export, Exported
+from tests.exported import FAMILIES, Export, Exported
 from tests.scenes import room
 
 FLOAT32 = Tol(2e-4, 1e-4, why="two layers of float32 in another order, logits of size 10")

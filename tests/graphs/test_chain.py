@@ -15,7 +15,7 @@ from runtime.engines import open_backend
 from runtime.pipeline import Pipeline, Request, Run, Scene
 from runtime.prompt import PromptBatch, batch_prompts, merge_prompt, user_content
 from tests.compare import Tol, assert_close
-from tests.graphs.conftest import FAMILIES, MODES, Export, Exported
+from tests.exported import FAMILIES, MODES, Export, Exported
 from tests.scenes import room
 
 LOGITS = Tol(2e-4, why="encoder, two layers and 64 steps of float32 in another order")

@@ -1,4 +1,4 @@
-"""Exported tiny bundles, each made once a session."""
+"""Tiny bundles and the checkpoints they were made from; the fixture `exported` hands them out."""
 
 from __future__ import annotations
 
@@ -6,11 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
 from export.bundle import ExportOptions, write_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
 from runtime.bundle import Bundle
+
+MODES = [
+    (None, None, "causal"),
+    ("3D_RoPE", "3D_only", "causal"),
+    ("3D_RoPE", "3D_only", "full"),
+    ("3D_RoPE", "3D_with_1D", "causal"),
+    ("3D_RoPE", "3D_with_1D", "full"),
+]
+FAMILIES = ["qwen", "llama"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,20 +29,11 @@ class Exported:
     prefill_attention: str
 
 
-MODES = [
-    (None, None, "causal"),
-    ("3D_RoPE", "3D_only", "causal"),
-    ("3D_RoPE", "3D_only", "full"),
-    ("3D_RoPE", "3D_with_1D", "causal"),
-    ("3D_RoPE", "3D_with_1D", "full"),
-]
-FAMILIES = ["qwen", "llama"]
 Export = Callable[..., Exported]
 
 
-@pytest.fixture(scope="session")
-def exported(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Export:
-    """`exported(family, vlm_pe, merge_rule, prefill_attention, max_length, **checkpoint options)`."""
+def exporter(tiny_checkpoint: Callable[..., Path], new_folder: Callable[[], Path]) -> Export:
+    """`export(family, vlm_pe, merge_rule, prefill_attention, max_length, **checkpoint options)`, each made once."""
     made: dict[str, Exported] = {}
 
     def export(
@@ -48,10 +46,9 @@ def exported(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.Temp
     ) -> Exported:
         key = repr((family, vlm_pe, merge_rule, prefill_attention, max_length, sorted(options.items())))
         if key not in made:
-            model = tiny_checkpoint(family, **options)
-            checkpoint = open_checkpoint(model, vlm_pe=vlm_pe, merge_rule=merge_rule)
-            folder = tmp_path_factory.mktemp("bundle") / "bundle"
+            checkpoint = open_checkpoint(tiny_checkpoint(family, **options), vlm_pe=vlm_pe, merge_rule=merge_rule)
             settings = ExportOptions(prefill_attention=prefill_attention, max_length=max_length)
+            folder = new_folder()
             write_bundle(checkpoint, folder, settings)
             made[key] = Exported(checkpoint, Bundle.open(folder), prefill_attention)
         return made[key]
