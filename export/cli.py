@@ -11,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from runtime.bundle import MAX_CAPACITY
 from runtime.errors import SceneError
 
 EPILOG = """\
@@ -33,9 +34,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     p.add_argument("-m", "--model", required=True, help="checkpoint directory or Hugging Face hub id")
-    p.add_argument(
-        "-o", "--output", required=True, type=Path, help="bundle folder to write; one there is replaced"
-    )
+    p.add_argument("-o", "--output", required=True, type=Path, help="bundle folder to write; one there is replaced")
     p.add_argument("--revision", help="branch, tag or commit of a hub id")
     p.add_argument("--VLM_PE", metavar="{None,3D_RoPE}", help="position encoding of the point tokens (default: config)")
     p.add_argument(
@@ -49,9 +48,7 @@ def parser() -> argparse.ArgumentParser:
         choices=["PE-A", "PE-B"],
         help="revision of the 3D encoding: frequency layout, bases and split (default: PE-A)",
     )
-    p.add_argument(
-        "--pcd_theta", type=float, help="base of x, y, z frequencies in PE-B (default: config, else 10000)"
-    )
+    p.add_argument("--pcd_theta", type=float, help="base of x, y, z frequencies in PE-B (default: config, else 10000)")
     p.add_argument(
         "--prefill_attention",
         default="causal",
@@ -81,6 +78,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("export_model.py: interrupted; nothing was written.", file=sys.stderr)
         return 130
+    except ModuleNotFoundError as error:
+        print(
+            f"export_model.py: needs the package {error.name!r}, which is not installed. "
+            f"Install it: pip install '.[export]'",
+            file=sys.stderr,
+        )
+        return 2
     return 0
 
 
@@ -121,5 +125,5 @@ def _export(args: argparse.Namespace) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
-    if args.max_length < 1:
-        raise SceneError(f"--max_length is {args.max_length}, but the cache needs at least one position.")
+    if not 1 <= args.max_length <= MAX_CAPACITY:
+        raise SceneError(f"--max_length is {args.max_length}, but the cache can have 1 to {MAX_CAPACITY} positions.")
