@@ -27,6 +27,7 @@ from runtime.manifest import FILE_NAME, SCHEMA, CacheSpec, FileRecord, Manifest,
 GRAPHS = {"encoder": "encoder.onnx", "prefill": "prefill.onnx", "decode": "decode.onnx"}
 WEIGHTS = {"encoder": "encoder.weights", "prefill": "language_model.weights", "decode": "language_model.weights"}
 TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+ENGINES = "engines"  # where engines built from the bundle lie; they go with it
 Progress = Callable[[int], None]  # called with the bytes just written
 
 
@@ -170,24 +171,42 @@ def _replacing(folder: Path) -> Iterator[Path]:
         partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
     except OSError as error:
         raise BundleError(f"{folder}: cannot be written ({error.strerror}). Choose another --output.") from error
+    aside = partial.with_suffix(".old")
     try:
         yield partial
         partial.chmod(0o755)
         if folder.exists():  # step aside, so that at no moment half a bundle stands there
-            folder.replace(partial.with_suffix(".old"))
+            folder.replace(aside)
         partial.replace(folder)
     except OSError as error:
         raise BundleError(
-            f"{folder}: cannot be written ({error.strerror}). Make room or choose another --output."
+            f"{folder}: cannot be written ({error.strerror or error}). Make room or choose another --output."
         ) from error
     finally:
+        if aside.exists() and not folder.exists():  # stopped between the two moves
+            aside.replace(folder)
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(partial.with_suffix(".old"), ignore_errors=True)
+        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """Only a bundle or an empty folder is replaced."""
-    if folder.is_dir() and (any(folder.iterdir()) and not (folder / FILE_NAME).is_file()):
-        raise BundleError(f"{folder}: exists and is no bundle, so it is not replaced. Choose another --output.")
+    """Only an empty folder, or a bundle with nothing beside its files, is replaced: what is replaced is deleted."""
     if folder.exists() and not folder.is_dir():
         raise BundleError(f"{folder}: is a file, but the bundle is a folder. Choose another --output.")
+    if not folder.is_dir():
+        return
+    if foreign := sorted({path.name for path in folder.iterdir()} - _bundle_files(folder)):
+        raise BundleError(
+            f"{folder}: exists and holds {foreign[0]!r}, which is no part of a bundle, so it is not replaced. "
+            f"Choose another --output, or move that away."
+        )
+
+
+def _bundle_files(folder: Path) -> set[str]:
+    """Names that a bundle's manifest accounts for, whatever its version; none where there is no such manifest."""
+    try:
+        facts = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return set()
+    files = facts.get("files") if isinstance(facts, dict) else None
+    return {FILE_NAME, ENGINES, *files} if isinstance(files, dict) else set()

@@ -55,7 +55,13 @@ def parser() -> argparse.ArgumentParser:
         choices=["causal", "full"],
         help="full: every prompt token sees every other, as the 3D modes really ran in the reference (default: causal)",
     )
-    p.add_argument("--precision", default="fp32", choices=["fp32"], help="hidden states and cache (default: fp32)")
+    p.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "fp16", "bf16"],
+        help="hidden states, weights and cache of the language model; norms, softmax and rotation stay in float32, "
+        "as does the encoder (default: fp32)",
+    )
     p.add_argument("--max_length", type=int, default=8192, help="cache capacity in positions (default: 8192)")
     p.add_argument(
         "--encoder_bf16_rounding",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,10 +13,13 @@ import numpy as np
 
 from runtime.arrays import Array
 from runtime.errors import BundleError
-from runtime.manifest import Manifest
+from runtime.manifest import FILE_NAME, Manifest
 
 INDEX_ENDING = ".index.json"  # beside each weight file: name -> dtype, shape, offset, bytes
 BLOCK = 1 << 22
+GRAPHS = ("encoder", "prefill", "decode")
+LAYOUT = "MBKD"  # of the cache; see `CacheSpec`
+MAX_CAPACITY = 1 << 20  # positions; eight times the longest context of a published model
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,8 @@ class Bundle:
         """Read the manifest and check every listed file: its size, and with `verify` its digest. Raises BundleError."""
         folder = Path(folder)
         bundle = cls(folder, Manifest.read(folder))
+        for fault in _faults(bundle.manifest):
+            raise BundleError(f"{folder / FILE_NAME}: {fault}. The file was altered; export the bundle again.")
         for name in bundle.manifest.files:
             bundle._check(name, verify)
         return bundle
@@ -44,7 +51,7 @@ class Bundle:
             index = json.loads(path.with_name(path.name + INDEX_ENDING).read_text(encoding="utf-8"))
             memory = np.memmap(path, np.uint8, mode="r")
             return {name: _view(memory, **record) for name, record in index.items()}
-        except (OSError, ValueError, TypeError, AttributeError) as error:
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
             raise BundleError(
                 f"{path}: the weights do not fit their index ({error}). Export the bundle again."
             ) from error
@@ -74,9 +81,26 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _faults(manifest: Manifest) -> Iterator[str]:
+    """What this runtime cannot work with, although the manifest's form is right."""
+    for kind, files in (("graphs", manifest.graphs), ("weights", manifest.weights)):
+        if missing := [graph for graph in GRAPHS if graph not in files]:
+            yield f"{kind} names no file for {', '.join(missing)}"
+        for name in sorted(files.values() - manifest.files.keys()):
+            yield f"{kind} names {name!r}, which is not among its files"
+    for name in manifest.files:
+        if Path(name).name != name:
+            yield f"files lists {name!r}, but a file of a bundle lies right in its folder"
+    if manifest.cache.layout != LAYOUT:
+        yield f"the cache layout is {manifest.cache.layout!r}, but this runtime writes {LAYOUT}"
+    if not 1 <= manifest.cache.capacity <= MAX_CAPACITY:
+        yield f"the cache capacity is {manifest.cache.capacity}, but 1 to {MAX_CAPACITY} positions were expected"
+
+
 def _view(memory: Array, *, dtype: str, shape: list[int], offset: int, bytes: int) -> Array:
     itemsize = 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-    if not 0 <= offset <= offset + bytes <= memory.size or bytes != itemsize * int(np.prod(shape, dtype=np.int64)):
+    inside = 0 <= offset <= offset + bytes <= memory.size and offset % itemsize == 0
+    if not inside or min(shape, default=0) < 0 or bytes != itemsize * math.prod(shape):
         raise ValueError(f"{bytes} bytes at {offset} for {dtype}{shape} in a file of {memory.size}")
     flat = memory[offset : offset + bytes]
     return flat.view("uint16" if dtype == "bfloat16" else dtype).reshape(shape)

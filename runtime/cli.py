@@ -83,6 +83,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("run_engine.py: interrupted; no layout was written.", file=sys.stderr)
         return 130
+    except MemoryError as error:
+        print(f"run_engine.py: not enough memory ({error}). Crop the scene, or free some.", file=sys.stderr)
+        return 2
     return 0
 
 
@@ -117,7 +120,8 @@ def _check(args: argparse.Namespace) -> None:
             raise SceneError(
                 f"{path}: cannot be written there. Name a file in a folder that exists and can be written to."
             )
-    for name, low in (("max_new_tokens", 1), ("save_steps", 0), ("temperature", 0.0), ("top_k", 0), ("threads", 1)):
+    lowest = {"max_new_tokens": 1, "save_steps": 0, "temperature": 0.0, "top_k": 0, "seed": 0, "threads": 1}
+    for name, low in lowest.items():
         if (value := getattr(args, name)) is not None and not low <= value < float("inf"):
             raise SceneError(f"--{name} is {value}, but at least {low} is needed.")
     if args.top_p is not None and not 0.0 < args.top_p <= 1.0:
@@ -150,7 +154,9 @@ def _sampling(args: argparse.Namespace, checkpoint: GenerationSpec) -> Sampling:
 
 
 def _print_now(text: str) -> None:
-    print(text, end="", flush=True)
+    """A terminal that cannot show a character shows a question mark, and the run goes on."""
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)
 
 
 def _verbose() -> bool:

@@ -165,7 +165,7 @@ class Manifest:
             )
         try:
             manifest: Manifest = _from_json(cls, facts, "manifest")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise BundleError(
                 f"{path}: {error}. The file was altered or written by another version; export again."
             ) from error
@@ -189,7 +189,7 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
             f"{folder}: not a bundle, it has no {FILE_NAME}. "
             f"Make one: python export_model.py --model CHECKPOINT --output {folder}"
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise BundleError(f"{path}: not readable as JSON ({error}). Export the bundle again.") from error
     if not isinstance(facts, dict):
         raise BundleError(f"{path}: holds {type(facts).__name__}, but an object was expected. Export the bundle again.")

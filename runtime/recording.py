@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -43,13 +45,21 @@ class Recorder:
         temporary = path.parent / f".tensors-{secrets.token_hex(8)}.tmp"
         try:
             with temporary.open("xb") as file:
-                np.savez(file, allow_pickle=False, **self.arrays)
+                _write_npz(file, self.arrays)
             temporary.replace(path)
         except OSError as error:
             raise SceneError(f"{path}: cannot be written ({error.strerror}). Choose another --save_tensors.") from error
         finally:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def _write_npz(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
+    """As np.savez does, which can refuse to pickle only since NumPy 2."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, array, allow_pickle=False)
 
 
 class _RecordedEngine:

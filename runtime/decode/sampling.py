@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from runtime.arrays import Array
+from runtime.errors import EngineError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,12 +31,12 @@ class TokenChooser:
         self._seen = [np.unique(prompt) for prompt in prompts] if sampling.repetition_penalty != 1.0 else []
 
     def __call__(self, logits: Array) -> Array:
-        """Logits [B, V], float32 -> token ids [B], int32."""
+        """Logits [B, V], float32 -> token ids [B], int32. Raises EngineError where the logits are no numbers."""
         if self._seen:
             logits = np.stack([self._penalize(row, seen) for row, seen in zip(logits, self._seen, strict=True)])
-        if self._sampling.temperature == 0.0:
-            ids = logits.argmax(axis=-1)
-        else:
+        ids = logits.argmax(axis=-1)  # the first of the largest; where there is a nan, the nan
+        _refuse_overflow(logits[np.arange(len(ids)), ids])
+        if self._sampling.temperature > 0.0:
             ids = np.array([self._draw(row) for row in logits])
         self._seen = [np.union1d(seen, [token]) for seen, token in zip(self._seen, ids, strict=False)]
         return np.asarray(ids, np.int32)
@@ -54,7 +55,8 @@ class TokenChooser:
 
 def filtered_chances(logits: Array, sampling: Sampling) -> Array:
     """Probabilities [V], float64, after temperature, top-k and top-p, in this order, as transformers filters."""
-    scores = logits.astype(np.float32) / np.float32(sampling.temperature)
+    with np.errstate(over="ignore"):  # a tiny temperature takes all but the largest to minus infinity
+        scores = (logits - logits.max()).astype(np.float64) / sampling.temperature
     if 0 < sampling.top_k < len(scores):
         lowest = np.partition(scores, -sampling.top_k)[-sampling.top_k]
         scores = np.where(scores < lowest, -np.inf, scores)
@@ -66,7 +68,15 @@ def filtered_chances(logits: Array, sampling: Sampling) -> Array:
     return _softmax(scores)
 
 
+def _refuse_overflow(largest: Array) -> None:
+    if not np.isfinite(largest).all():
+        raise EngineError(
+            f"the model's largest logit is {largest.tolist()}, which is no number to choose by: its arithmetic "
+            f"overflowed or its weights are damaged. Export the bundle again, in fp32 if it was in half precision."
+        )
+
+
 def _softmax(scores: Array) -> Array:
-    weights = np.exp(scores.astype(np.float64) - scores.max())
+    weights = np.exp(scores - scores.max())
     chances: Array = weights / weights.sum()
     return chances

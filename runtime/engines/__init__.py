@@ -21,4 +21,9 @@ def open_backend(name: str = "onnxruntime", *, threads: int | None = None) -> Ba
             f"back end {name!r} needs the package {error.name!r}, which is not installed. "
             f"Install it: pip install '.[{name}]'"
         ) from error
+    except ImportError as error:  # installed, but one of its shared libraries does not load
+        raise EngineError(
+            f"back end {name!r} is installed but cannot be loaded ({error}). "
+            f"Install it anew: pip install --force-reinstall '.[{name}]'"
+        ) from error
     return OrtBackend(threads)

@@ -80,21 +80,25 @@ class Backend(Protocol):
         ...
 
 
-def check_feeds(engine: str, specs: Mapping[str, TensorSpec], tensors: Mapping[str, Tensor]) -> None:
-    """Compare every tensor with the engine's own description, dynamic axes of one letter with each other.
+def check_feeds(engine: Engine, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> None:
+    """Compare every tensor with the engine's own description, dynamic axes of one name with each other.
 
-    Raises EngineError naming the input, what came, and what the engine takes.
+    All inputs must be there; of the outputs, those that have memory of their own. Raises EngineError naming the
+    tensor, what came, and what the engine takes.
     """
-    if wrong := sorted(specs.keys() ^ tensors.keys()):
+    given = outputs or {}
+    if wrong := sorted((engine.inputs.keys() ^ feeds.keys()) | (given.keys() - engine.outputs.keys())):
         raise EngineError(
-            f"{engine}: missing or unknown tensors: {', '.join(wrong)}. The bundle and the runtime differ."
+            f"{engine.name}: missing or unknown tensors: {', '.join(wrong)}. The bundle and the runtime differ."
         )
     axes: dict[str, tuple[int, str]] = {}
-    for name, spec in specs.items():
-        check_tensor(engine, spec, tensors[name], axes)
+    for name, tensor in feeds.items():
+        _check_tensor(engine.name, engine.inputs[name], tensor, axes)
+    for name, tensor in given.items():
+        _check_tensor(engine.name, engine.outputs[name], tensor, axes)
 
 
-def check_tensor(engine: str, spec: TensorSpec, tensor: Tensor, axes: dict[str, tuple[int, str]]) -> None:
+def _check_tensor(engine: str, spec: TensorSpec, tensor: Tensor, axes: dict[str, tuple[int, str]]) -> None:
     """Compare one tensor with its description; `axes` remembers what each dynamic axis was and where."""
     fits = tensor.dtype == spec.dtype and len(tensor.shape) == len(spec.shape)
     if not fits or any(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import onnxruntime as ort
 
 from runtime.arrays import Array
 from runtime.bundle import Bundle
-from runtime.engines.contract import Engine, Tensor, TensorSpec, check_feeds, check_tensor
+from runtime.engines.contract import Engine, Tensor, TensorSpec, check_feeds
 from runtime.engines.host import HostMemory, HostTensor, host_array
 from runtime.errors import EngineError
 
@@ -34,14 +35,13 @@ class OrtEngine:
         self.outputs = {node.name: _spec(node) for node in session.get_outputs()}
 
     def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        check_feeds(self.name, self.inputs, feeds)
         given = dict(outputs or {})
+        check_feeds(self, feeds, given)
         binding = self._session.io_binding()
         for name, tensor in feeds.items():
             _bind(binding.bind_input, name, host_array(tensor))
-        for name, spec in self.outputs.items():
+        for name in self.outputs:
             if name in given:
-                check_tensor(self.name, spec, given[name], {})
                 _bind(binding.bind_output, name, host_array(given[name]))
             else:
                 binding.bind_output(name, "cpu")
@@ -60,10 +60,15 @@ class OrtBackend(HostMemory):
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or 0  # 0: ONNX Runtime takes the physical cores
-        self._weights: dict[str, dict[str, Array]] = {}
+        self._weights: dict[tuple[Path, str], dict[str, Array]] = {}
 
     def load(self, bundle: Bundle, graph: str) -> Engine:
         """Open a session over a graph of the bundle. Raises EngineError when ONNX Runtime refuses it."""
+        if bundle.manifest.precision == "bf16":
+            raise EngineError(
+                f"{bundle.folder}: the bundle is in bf16, which ONNX Runtime does not compute on the CPU. "
+                f"Export again with --precision fp32, or run this bundle on a GPU."
+            )
         options = self._options()
         values = []
         for name, array in self._shared(bundle, graph).items():
@@ -88,10 +93,11 @@ class OrtBackend(HostMemory):
         return options
 
     def _shared(self, bundle: Bundle, graph: str) -> dict[str, Array]:
-        file = str(bundle.folder.resolve() / bundle.manifest.weights[graph])
-        if file not in self._weights:
-            self._weights[file] = bundle.weights(graph)
-        return self._weights[file]
+        name = bundle.manifest.weights[graph]
+        key = bundle.folder.resolve() / name, bundle.manifest.files[name].sha256  # a bundle may be exported anew
+        if key not in self._weights:
+            self._weights[key] = bundle.weights(graph)
+        return self._weights[key]
 
 
 def _spec(node: Any) -> TensorSpec:
