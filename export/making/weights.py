@@ -14,8 +14,9 @@ import torch
 from export.checkpoint import ModelConfig
 from export.checkpoint.expected import Shape
 
-LOGIT_STD = 4.0  # of logits before any token is favoured; the best of a thousand then leads by about 1
-QUERY_KEY_GAIN = 1.8  # on queries and on keys: scores have a standard deviation near 3, so attention selects
+LOGIT_STD = 2.0  # of logits before any token is favoured; the best of a thousand then leads by about 0.4
+QUERY_KEY_GAIN = 1.6  # on queries and on keys: scores have a standard deviation near 2.5, so attention selects
+BRANCH_GAIN = 3.0  # all layers together add about twice the embedding: a deep model does not amplify rounding
 NEIGHBOURS = 9  # of 27 voxels around one on a surface, about so many are occupied
 ENCODER_STD = 2.0  # of a channel of the encoder's output, roughly
 
@@ -65,6 +66,8 @@ def _fan_in(shape: Shape) -> int:
 def _gain(name: str, config: ModelConfig) -> float:
     if name.endswith(("q_proj.weight", "k_proj.weight")):
         return QUERY_KEY_GAIN
+    if name.endswith(("o_proj.weight", "down_proj.weight")):
+        return BRANCH_GAIN * embedding_std(config) / math.sqrt(config.language_model.layers)
     if name in ("point_proj.weight", "point_proj.2.weight"):
         return embedding_std(config) / ENCODER_STD
     return 1.0
