@@ -18,7 +18,7 @@ LOGIT_STD = 2.0  # of logits before any token is favoured; the best of a thousan
 QUERY_KEY_GAIN = 1.6  # on queries and on keys: scores have a standard deviation near 2.5, so attention selects
 BRANCH_GAIN = 3.0  # all layers together add about twice the embedding: a deep model does not amplify rounding
 NEIGHBOURS = 9  # of 27 voxels around one on a surface, about so many are occupied
-ENCODER_STD = 2.0  # of a channel of the encoder's output, roughly
+PROJECTED_STD = {"linear": 1.6, "mlp": 1.2}  # of what the projector's last layer multiplies, measured on small rooms
 
 
 def random_tensor(name: str, shape: Shape, config: ModelConfig, seed: int) -> torch.Tensor:
@@ -32,7 +32,7 @@ def random_tensor(name: str, shape: Shape, config: ModelConfig, seed: int) -> to
     if len(shape) == 1 and leaf == "weight":  # LayerNorm
         return 1 + 0.1 * noise
     if leaf == "bias":
-        return 0.1 * noise
+        return 0.1 * noise * (embedding_std(config) if name.startswith("point_proj.") else 1.0)
     return noise * (_gain(name, config) / math.sqrt(_fan_in(shape)))
 
 
@@ -69,5 +69,5 @@ def _gain(name: str, config: ModelConfig) -> float:
     if name.endswith(("o_proj.weight", "down_proj.weight")):
         return BRANCH_GAIN * embedding_std(config) / math.sqrt(config.language_model.layers)
     if name in ("point_proj.weight", "point_proj.2.weight"):
-        return embedding_std(config) / ENCODER_STD
+        return embedding_std(config) / PROJECTED_STD[config.projector]
     return 1.0

@@ -14,7 +14,10 @@ from safetensors.torch import load_file
 
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.make_checkpoint import main, make_checkpoint
+from export.modules import Encoder
 from runtime.errors import CheckpointError
+from runtime.points import encoder_inputs, grid_sample
+from tests.scenes import room
 
 Tiny = Callable[..., Path]
 FAMILIES = ["qwen", "llama"]
@@ -99,6 +102,19 @@ def test_points_change_the_logits(tiny_checkpoint: Tiny, family: str) -> None:
     with torch.no_grad():
         a, b = (model(inputs_embeds=with_points(model, checkpoint, 40, seed)).logits[0, -1] for seed in (1, 2))
     assert (a - b).std() > 0.2 * a.std()
+
+
+@pytest.mark.parametrize("projector", ["linear", "mlp"])
+def test_point_tokens_are_as_large_as_text(tiny_checkpoint: Tiny, projector: str) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint("qwen", projector=projector))
+    voxels = grid_sample(room(1), checkpoint.config.encoder.num_bins)
+    inputs = encoder_inputs(voxels, checkpoint.config.encoder)
+    encoder = Encoder(checkpoint.config, checkpoint.float_tensor)
+    with torch.no_grad():
+        points = encoder({name: torch.as_tensor(array) for name, array in inputs.feeds.items()})
+    text = checkpoint.float_tensor("model.embed_tokens.weight")
+    assert points.square().mean().sqrt() == pytest.approx(text.std().item(), rel=0.3)
+    assert points.std(dim=0).mean() > 0.3 * text.std()  # and they differ from each other
 
 
 @pytest.mark.parametrize("family", FAMILIES)
