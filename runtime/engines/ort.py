@@ -14,7 +14,7 @@ from runtime.engines.contract import Engine, Tensor, TensorSpec, check_feeds
 from runtime.engines.host import HostMemory, HostTensor, host_array
 from runtime.errors import EngineError
 
-ERROR = 3  # log level; warnings speak of optimizer details that a user cannot act on
+FATAL = 4  # log level; errors arrive as exceptions, warnings speak of optimizer details that a user cannot act on
 DTYPES = {
     "tensor(float)": "float32",
     "tensor(float16)": "float16",
@@ -69,7 +69,7 @@ class OrtBackend(HostMemory):
                 f"{bundle.folder}: the bundle is in bf16, which ONNX Runtime does not compute on the CPU. "
                 f"Export again with --precision fp32, or run this bundle on a GPU."
             )
-        options = self._options()
+        options = self._options(packed=graph != "encoder" and bundle.manifest.quantization is not None)
         values = []
         for name, array in self._shared(bundle, graph).items():
             value = ort.OrtValue.ortvalue_from_numpy(array)  # refers to the map, does not copy
@@ -84,12 +84,13 @@ class OrtBackend(HostMemory):
             ) from error
         return OrtEngine(graph, session, values)
 
-    def _options(self) -> ort.SessionOptions:
+    def _options(self, packed: bool) -> ort.SessionOptions:
         options = ort.SessionOptions()
         options.intra_op_num_threads = self._threads
-        options.log_severity_level = ERROR
-        # A packed weight is a second copy, private to the session; the map is shared by all.
-        options.add_session_config_entry("session.disable_prepacking", "1")
+        options.log_severity_level = FATAL
+        # A packed weight is a second copy, private to the session; the map is shared by all. Products with quantized
+        # weights have no other kernel: unpacked, the weights are expanded to float32 on every call.
+        options.add_session_config_entry("session.disable_prepacking", "0" if packed else "1")
         return options
 
     def _shared(self, bundle: Bundle, graph: str) -> dict[str, Array]:

@@ -1,0 +1,41 @@
+"""Opening a back end whose library is missing or broken."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from runtime.engines import open_backend
+from runtime.errors import EngineError
+from tests.blocked import run_without
+
+OPEN = """
+from runtime.engines import open_backend
+from runtime.errors import EngineError
+try:
+    open_backend("onnxruntime")
+except EngineError as error:
+    print(error)
+"""
+
+
+def test_an_unknown_name_is_refused() -> None:
+    with pytest.raises(EngineError, match=re.escape("back end 'onnx' is unknown. Known: onnxruntime.")):
+        open_backend("onnx")
+
+
+def test_a_missing_library_says_how_to_install_it() -> None:
+    result = run_without(["onnxruntime"], OPEN)
+    assert result.stdout == (
+        "back end 'onnxruntime' needs the package 'onnxruntime', which is not installed. "
+        "Install it: pip install '.[onnxruntime]'\n"
+    ), result.stderr
+
+
+def test_a_library_that_does_not_load_says_so() -> None:
+    result = run_without(["onnxruntime"], OPEN, error="ImportError")
+    assert result.stdout == (
+        "back end 'onnxruntime' is installed but cannot be loaded (onnxruntime is blocked). "
+        "Install it anew: pip install --force-reinstall '.[onnxruntime]'\n"
+    ), result.stderr
