@@ -19,10 +19,15 @@ from export.graph.encoder import encoder_graph
 from export.graph.language_model import decode_graph, prefill_graph
 from export.graph.plan import PlannedWeight, encoder_plan, is_projector, language_model_plan
 from export.graph.weights import WeightFile
+from export.passes.common import refuse_left_out
+from export.passes.gather_block_quantized import to_gather_block_quantized
+from export.passes.matmul_nbits import to_matmul_nbits
+from export.quantization.options import check_quantization
+from export.quantization.storage import Scheme, store, stored_bytes
 from export.rope import position_spec
 from runtime.bundle import INDEX_ENDING, file_digest
 from runtime.errors import BundleError
-from runtime.manifest import FILE_NAME, SCHEMA, CacheSpec, FileRecord, Manifest, PromptSpec
+from runtime.manifest import FILE_NAME, SCHEMA, CacheSpec, FileRecord, Manifest, PromptSpec, QuantizationSpec
 
 GRAPHS = {"encoder": "encoder.onnx", "prefill": "prefill.onnx", "decode": "decode.onnx"}
 WEIGHTS = {"encoder": "encoder.weights", "prefill": "language_model.weights", "decode": "language_model.weights"}
@@ -38,6 +43,7 @@ class ExportOptions:
     precision: str = "fp32"
     prefill_attention: str = "causal"
     max_length: int = 8192
+    quantization: QuantizationSpec | None = None
 
 
 def write_bundle(
@@ -45,9 +51,12 @@ def write_bundle(
 ) -> Manifest:
     """Export a verified checkpoint into `folder`, which is replaced whole when all is written.
 
-    Raises CheckpointError for what cannot be exported, BundleError when the folder holds something that is no bundle.
+    Raises CheckpointError for what cannot be exported, BundleError when the folder holds something that is no bundle,
+    SceneError for a quantization that does not fit the model.
     """
     checkpoint.verify()
+    if options.quantization is not None:
+        check_quantization(options.quantization, checkpoint.config.language_model, options.precision)
     position = position_spec(checkpoint.config, options.prefill_attention)
     with _replacing(folder) as partial:
         hashed = _write_graphs(checkpoint, partial, options, progress or (lambda _: None))
@@ -70,22 +79,36 @@ def write_bundle(
             graphs=GRAPHS,
             weights=WEIGHTS,
             files=files,
+            dialect="portable" if options.quantization is None else "onnxruntime",
+            quantization=options.quantization,
         )
         manifest.write(partial)
     return manifest
 
 
-def bundle_bytes(checkpoint: Checkpoint, precision: str) -> int:
+def bundle_bytes(checkpoint: Checkpoint, options: ExportOptions) -> int:
     """How many bytes of weights an export will write, for a progress bar."""
-    spec, config = checkpoint.config.language_model, checkpoint.config
-    width = TORCH_TYPES[precision].itemsize
+    config, width = checkpoint.config, TORCH_TYPES[options.precision].itemsize
+    scheme = _scheme(checkpoint, options)
 
-    def size(plan: Iterable[PlannedWeight], itemsize: Callable[[str], int]) -> int:
-        shapes = ((item.name, checkpoint.files.shape(source)) for item in plan for source in item.sources)
-        return sum(itemsize(name) * int(torch.Size(shape).numel()) for name, shape in shapes)
+    def size(plan: Iterable[PlannedWeight], bytes_of: Callable[[str, torch.Size], int]) -> int:
+        shapes = ((item.name, torch.Size(checkpoint.files.shape(name))) for item in plan for name in item.sources)
+        return sum(bytes_of(name, shape) for name, shape in shapes)
 
-    encoder = size(encoder_plan(config.encoder, config.projector), lambda name: width if is_projector(name) else 4)
-    return encoder + size(language_model_plan(spec), lambda _: width)
+    def language_model(name: str, shape: torch.Size) -> int:
+        return width * shape.numel() if scheme is None else stored_bytes(name, shape, scheme)
+
+    encoder = size(
+        encoder_plan(config.encoder, config.projector),
+        lambda name, shape: (width if is_projector(name) else 4) * shape.numel(),
+    )
+    return encoder + size(language_model_plan(config.language_model), language_model)
+
+
+def _scheme(checkpoint: Checkpoint, options: ExportOptions) -> Scheme | None:
+    if options.quantization is None:
+        return None
+    return Scheme(options.quantization, checkpoint.config.language_model.tie_word_embeddings)
 
 
 def _write_graphs(
@@ -99,11 +122,13 @@ def _write_graphs(
         hidden_size = config.language_model.hidden_size
         model = encoder_graph(config.encoder, body, options.precision, hidden_size, config.projector)
         _save(model, folder / GRAPHS["encoder"])
+    scheme = _scheme(checkpoint, options)
     with _weight_file(folder / WEIGHTS["prefill"]) as weights:
-        _add_all(weights, language_model_plan(config.language_model), checkpoint, lambda _: dtype, progress)
+        _add_all(weights, language_model_plan(config.language_model), checkpoint, lambda _: dtype, progress, scheme)
         prefill = prefill_graph(config.language_model, weights, options.precision, options.prefill_attention)
-        _save(prefill, folder / GRAPHS["prefill"])
-        _save(decode_graph(config.language_model, weights, options.precision), folder / GRAPHS["decode"])
+        _save(_quantized(prefill, weights, scheme), folder / GRAPHS["prefill"])
+        decode = decode_graph(config.language_model, weights, options.precision)
+        _save(_quantized(decode, weights, scheme), folder / GRAPHS["decode"])
     return {file.path.name: FileRecord(bytes=file.size, sha256=file.sha256) for file in (body, weights)}
 
 
@@ -113,10 +138,27 @@ def _add_all(
     checkpoint: Checkpoint,
     dtype: Callable[[str], torch.dtype],
     progress: Progress,
+    scheme: Scheme | None = None,
 ) -> None:
     for item in plan:
-        weights.add(item.name, item.make(checkpoint.float_tensor).to(dtype(item.name)))
-        progress(weights.records[item.name].bytes)
+        tensor = item.make(checkpoint.float_tensor).to(dtype(item.name))
+        if scheme is None:
+            weights.add(item.name, tensor)
+            progress(weights.records[item.name].bytes)
+        else:
+            store(weights, item.name, tensor, scheme)
+            progress(stored_bytes(item.name, tensor.shape, scheme))
+
+
+def _quantized(model: onnx.ModelProto, weights: WeightFile, scheme: Scheme | None) -> onnx.ModelProto:
+    """The graph in ONNX Runtime's dialect, reading the quantized weights; without a scheme it stays as it is."""
+    if scheme is not None:
+        reports = [
+            to_matmul_nbits(model, weights, scheme.product_bits),
+            to_gather_block_quantized(model, weights, scheme.row_bits),
+        ]
+        refuse_left_out(model, reports)
+    return model
 
 
 @contextmanager

@@ -11,8 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from export.quantization.options import BITS, BLOCK_SIZES, DEFAULT_BLOCK_SIZE, DEFAULT_HEAD, KEPT, quantization_spec
 from runtime.bundle import MAX_CAPACITY
 from runtime.errors import SceneError
+from runtime.manifest import QuantizationSpec
 
 EPILOG = """\
 examples:
@@ -61,6 +63,28 @@ def parser() -> argparse.ArgumentParser:
         choices=["fp32", "fp16", "bf16"],
         help="hidden states, weights and cache of the language model; norms, softmax and rotation stay in float32, "
         "as does the encoder (default: fp32)",
+    )
+    p.add_argument(
+        "--quantization",
+        choices=sorted(BITS),
+        help="weights of the language model's layers as small integers, for ONNX Runtime on the CPU (default: none)",
+    )
+    p.add_argument(
+        "--block_size",
+        type=int,
+        default=DEFAULT_BLOCK_SIZE,
+        help=f"weights that share a scale, one of {', '.join(map(str, BLOCK_SIZES))} (default: {DEFAULT_BLOCK_SIZE})",
+    )
+    p.add_argument(
+        "--quantize_head",
+        choices=[*sorted(BITS), KEPT],
+        help=f"the head of a quantized bundle (default: {DEFAULT_HEAD})",
+    )
+    p.add_argument(
+        "--quantize_embeddings",
+        choices=[*sorted(BITS), KEPT],
+        help="the embeddings of a quantized bundle; tied ones share a tensor with a head of the same type "
+        "(default: as the head)",
     )
     p.add_argument("--max_length", type=int, default=8192, help="cache capacity in positions (default: 8192)")
     p.add_argument(
@@ -114,10 +138,13 @@ def _export(args: argparse.Namespace) -> None:
     if not silent:
         print("\n".join(checkpoint.notes))
     options = ExportOptions(
-        precision=args.precision, prefill_attention=args.prefill_attention, max_length=args.max_length
+        precision=args.precision,
+        prefill_attention=args.prefill_attention,
+        max_length=args.max_length,
+        quantization=_quantization(args),
     )
     checkpoint.verify()
-    total = bundle_bytes(checkpoint, args.precision)
+    total = bundle_bytes(checkpoint, options)
     with tqdm(total=total, unit="B", unit_scale=True, desc="Writing weights", disable=silent) as bar:
         manifest = write_bundle(checkpoint, args.output, options, bar.update)
     seconds = time.perf_counter() - started
@@ -130,6 +157,15 @@ def _export(args: argparse.Namespace) -> None:
         print(f"Next: python run_engine.py --bundle {args.output} --point_cloud scene.ply --output scene.txt")
 
 
+def _quantization(args: argparse.Namespace) -> QuantizationSpec | None:
+    if args.quantization is None:
+        return None
+    return quantization_spec(args.quantization, args.block_size, args.quantize_head, args.quantize_embeddings)
+
+
 def _check(args: argparse.Namespace) -> None:
     if not 1 <= args.max_length <= MAX_CAPACITY:
         raise SceneError(f"--max_length is {args.max_length}, but the cache can have 1 to {MAX_CAPACITY} positions.")
+    parts = {"--quantize_head": args.quantize_head, "--quantize_embeddings": args.quantize_embeddings}
+    if args.quantization is None and (given := [name for name, value in parts.items() if value is not None]):
+        raise SceneError(f"{given[0]} says how to quantize, but not that: add --quantization int8 or int4.")

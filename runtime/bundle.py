@@ -19,6 +19,7 @@ INDEX_ENDING = ".index.json"  # beside each weight file: name -> dtype, shape, o
 BLOCK = 1 << 22
 GRAPHS = ("encoder", "prefill", "decode")
 LAYOUT = "MBKD"  # of the cache; see `CacheSpec`
+DIALECTS = ("portable", "onnxruntime")
 MAX_CAPACITY = 1 << 20  # positions; eight times the longest context of a published model
 
 
@@ -91,6 +92,8 @@ def _faults(manifest: Manifest) -> Iterator[str]:
     for name in manifest.files:
         if Path(name).name != name:
             yield f"files lists {name!r}, but a file of a bundle lies right in its folder"
+    if manifest.dialect not in DIALECTS:
+        yield f"the dialect is {manifest.dialect!r}, but this runtime knows {' and '.join(DIALECTS)}"
     if manifest.cache.layout != LAYOUT:
         yield f"the cache layout is {manifest.cache.layout!r}, but this runtime writes {LAYOUT}"
     if not 1 <= manifest.cache.capacity <= MAX_CAPACITY:

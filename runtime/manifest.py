@@ -125,6 +125,17 @@ class CacheSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationSpec:
+    """Weight-only quantization of the language model: weight = (code - zero point) * scale, a scale for each block."""
+
+    bits: int  # of the layers' weights: 8 or 4
+    block_size: int  # weights of a row that share a scale
+    symmetric: bool  # no zero points are stored; the middle code is zero
+    head: int | None  # bits of the head; None: float32
+    embeddings: int | None  # bits of the embeddings; with a tied head and the same bits, one tensor serves both
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
     """Size and digest of a file of the bundle."""
 
@@ -152,6 +163,8 @@ class Manifest:
     graphs: dict[str, str]  # graph -> file: encoder, prefill, decode
     weights: dict[str, str]  # graph -> external weight file; prefill and decode share one
     files: dict[str, FileRecord]
+    dialect: str = "portable"  # "portable": standard operators; "onnxruntime": its own operators too
+    quantization: QuantizationSpec | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -218,7 +231,9 @@ def _from_json(kind: Any, value: Any, name: str) -> Any:
 def _record_from_json(kind: Any, value: Any, name: str) -> Any:
     _expect(isinstance(value, dict), name, "an object", value)
     known = {field.name for field in dataclasses.fields(kind)}
-    if wrong := sorted(known ^ value.keys()):
+    # What has a default came after the first version: bundles written before may lack it.
+    later = {field.name for field in dataclasses.fields(kind) if field.default is not dataclasses.MISSING}
+    if wrong := sorted((known ^ value.keys()) - (later - value.keys())):
         raise ValueError(f"missing or unknown keys in {name}: {', '.join(wrong)}")
     hints = typing.get_type_hints(kind)
     return kind(**{key: _from_json(hints[key], item, f"{name}.{key}") for key, item in value.items()})

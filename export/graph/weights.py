@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,9 @@ ONNX_TYPES = {
     torch.float32: TensorProto.FLOAT,
     torch.float16: TensorProto.FLOAT16,
     torch.bfloat16: TensorProto.BFLOAT16,
+    torch.uint8: TensorProto.UINT8,
 }
+NOT_STORED = "(not stored)"  # in place of a file name, for weights that a pass has yet to replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +38,7 @@ class WeightFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.records: dict[str, WeightRecord] = {}
+        self._left_out: dict[str, WeightRecord] = {}
         self._digest = hashlib.sha256()
         self._size = 0
         self._file: BinaryIO | None = path.open("wb")
@@ -48,6 +52,17 @@ class WeightFile:
         for piece in _pieces(tensor):
             self._write(piece)
         self.records[name] = WeightRecord(tensor.dtype, tuple(tensor.shape), offset, self._size - offset)
+
+    def add_view(self, name: str, of: str, shape: tuple[int, ...]) -> None:
+        """The bytes of a tensor that is already there, under another name and shape."""
+        record = self.records[of]
+        if name in self.records or math.prod(shape) != math.prod(record.shape):
+            raise ValueError(f"weight {name!r} {list(shape)} is no view of {of!r} {list(record.shape)}")
+        self.records[name] = WeightRecord(record.dtype, shape, record.offset, record.bytes)
+
+    def leave_out(self, name: str, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+        """Let graphs refer to a tensor that is not stored, until a pass replaces what refers to it."""
+        self._left_out[name] = WeightRecord(dtype, shape, 0, 0)
 
     def close(self) -> None:
         """Finish writing."""
@@ -66,10 +81,11 @@ class WeightFile:
 
     def tensor_proto(self, name: str) -> TensorProto:
         """An initializer that points into this file."""
-        record = self.records[name]
+        location = self.path.name if name in self.records else NOT_STORED
+        record = self.records[name] if name in self.records else self._left_out[name]
         proto = TensorProto(name=name, data_type=ONNX_TYPES[record.dtype], data_location=TensorProto.EXTERNAL)
         proto.dims.extend(record.shape)
-        facts = {"location": self.path.name, "offset": record.offset, "length": record.bytes}
+        facts = {"location": location, "offset": record.offset, "length": record.bytes}
         for key, value in facts.items():
             entry = proto.external_data.add()
             entry.key, entry.value = key, str(value)

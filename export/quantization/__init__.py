@@ -1,0 +1,1 @@
+"""Weight-only quantization of the language model: the choice, the arithmetic, and where the results lie."""
