@@ -27,7 +27,16 @@ from export.quantization.storage import Scheme, store, stored_bytes
 from export.rope import position_spec
 from runtime.bundle import INDEX_ENDING, file_digest
 from runtime.errors import BundleError
-from runtime.manifest import FILE_NAME, SCHEMA, CacheSpec, FileRecord, Manifest, PromptSpec, QuantizationSpec
+from runtime.manifest import (
+    FILE_NAME,
+    SCHEMA,
+    CacheSpec,
+    FileRecord,
+    Manifest,
+    PositionSpec,
+    PromptSpec,
+    QuantizationSpec,
+)
 
 GRAPHS = {"encoder": "encoder.onnx", "prefill": "prefill.onnx", "decode": "decode.onnx"}
 WEIGHTS = {"encoder": "encoder.weights", "prefill": "language_model.weights", "decode": "language_model.weights"}
@@ -51,13 +60,9 @@ def write_bundle(
 ) -> Manifest:
     """Export a verified checkpoint into `folder`, which is replaced whole when all is written.
 
-    Raises CheckpointError for what cannot be exported, BundleError when the folder holds something that is no bundle,
-    SceneError for a quantization that does not fit the model.
+    Raises what `check_export` raises, and BundleError when the folder cannot be written.
     """
-    checkpoint.verify()
-    if options.quantization is not None:
-        check_quantization(options.quantization, checkpoint.config.language_model, options.precision)
-    position = position_spec(checkpoint.config, options.prefill_attention)
+    position = check_export(checkpoint, folder, options)
     with _replacing(folder) as partial:
         hashed = _write_graphs(checkpoint, partial, options, progress or (lambda _: None))
         prompt = _write_tokenizer(checkpoint, partial)
@@ -84,6 +89,19 @@ def write_bundle(
         )
         manifest.write(partial)
     return manifest
+
+
+def check_export(checkpoint: Checkpoint, folder: Path, options: ExportOptions) -> PositionSpec:
+    """All that can be refused before anything is written; gives the position encoding that was settled on the way.
+
+    Raises CheckpointError for what cannot be exported, BundleError when the folder holds something that is no bundle,
+    SceneError for a quantization that does not fit the model.
+    """
+    _refuse_foreign(folder)
+    checkpoint.verify()
+    if options.quantization is not None:
+        check_quantization(options.quantization, checkpoint.config.language_model, options.precision)
+    return position_spec(checkpoint.config, options.prefill_attention)
 
 
 def bundle_bytes(checkpoint: Checkpoint, options: ExportOptions) -> int:
@@ -206,7 +224,6 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> PromptSpec:
 @contextmanager
 def _replacing(folder: Path) -> Iterator[Path]:
     """Write into a neighbour folder and put it in place at the end; on any failure nothing of it stays."""
-    _refuse_foreign(folder)
     folder = folder.resolve()
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -237,7 +254,11 @@ def _refuse_foreign(folder: Path) -> None:
         raise BundleError(f"{folder}: is a file, but the bundle is a folder. Choose another --output.")
     if not folder.is_dir():
         return
-    if foreign := sorted({path.name for path in folder.iterdir()} - _bundle_files(folder)):
+    try:
+        names = {path.name for path in folder.iterdir()}
+    except OSError as error:
+        raise BundleError(f"{folder}: cannot be looked into ({error.strerror}). Choose another --output.") from error
+    if foreign := sorted(names - _bundle_files(folder)):
         raise BundleError(
             f"{folder}: exists and holds {foreign[0]!r}, which is no part of a bundle, so it is not replaced. "
             f"Choose another --output, or move that away."

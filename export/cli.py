@@ -122,7 +122,7 @@ def _export(args: argparse.Namespace) -> None:
     started = time.perf_counter()
     _check(args)
     # torch and onnx take seconds to import: --help and a mistyped option should not wait for them
-    from export.bundle import ExportOptions, bundle_bytes, write_bundle
+    from export.bundle import ExportOptions, bundle_bytes, check_export, write_bundle
     from export.checkpoint import UNSET, open_checkpoint
 
     checkpoint = open_checkpoint(
@@ -143,7 +143,7 @@ def _export(args: argparse.Namespace) -> None:
         max_length=args.max_length,
         quantization=_quantization(args),
     )
-    checkpoint.verify()
+    check_export(checkpoint, args.output, options)
     total = bundle_bytes(checkpoint, options)
     with tqdm(total=total, unit="B", unit_scale=True, desc="Writing weights", disable=silent) as bar:
         manifest = write_bundle(checkpoint, args.output, options, bar.update)

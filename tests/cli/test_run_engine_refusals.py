@@ -1,0 +1,128 @@
+"""`run_engine.py` on a bad day: exit code 2, one sentence on stderr, no file written."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+import runtime.cli
+from runtime.pipeline import Pipeline
+from tests.cli.conftest import Command, Said
+from tests.exported import Export
+
+
+def assert_refused(said: Said, sentence: str, folder: Path) -> None:
+    assert said.code == 2
+    assert said.err.startswith("run_engine.py: ")
+    assert sentence in said.err
+    assert said.err.count("\n") == 1, "one sentence, no traceback"
+    assert said.out == ""
+    assert {path.name for path in folder.iterdir()} <= {"scene.ply", "broken.ply", "empty", "no_manifest"}
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["-o", "out.xyz"], "out.xyz: the ending is '.xyz', but .txt or .json was expected."),
+        (["-o", "out"], "out: the ending is '', but .txt or .json was expected."),
+        (["--max_new_tokens", "0"], "--max_new_tokens is 0, but at least 1 is needed."),
+        (["--temperature", "-0.1"], "--temperature is -0.1, but at least 0.0 is needed."),
+        (["--temperature", "nan"], "--temperature is nan, but at least 0.0 is needed."),
+        (["--temperature", "inf"], "--temperature is inf, but at least 0.0 is needed."),
+        (["--top_p", "0"], "--top_p is 0.0, but it is a share of probability: above 0, at most 1."),
+        (["--top_p", "1.01"], "--top_p is 1.01, but"),
+        (["--top_p", "nan"], "--top_p is nan, but"),
+        (["--top_k", "-1"], "--top_k is -1, but at least 0 is needed."),
+        (["--seed", "-1"], "--seed is -1, but at least 0 is needed."),
+        (["--threads", "0"], "--threads is 0, but at least 1 is needed."),
+        (["--save_steps", "-1"], "--save_steps is -1, but at least 0 is needed."),
+        (["-o", "nowhere/out.txt"], "nowhere/out.txt: cannot be written there. Name a file in a folder that exists"),
+        (["--save_tensors", "nowhere/t.npz"], "nowhere/t.npz: cannot be written there."),
+        (["-p", "absent.ply"], "absent.ply: no such file."),
+        (["-p", "broken.ply"], "broken.ply: not a PLY"),
+        (["-p", "empty"], "empty: a"),
+        (["-m", "absent"], "absent: no such bundle. Make one: python export_model.py --model CHECKPOINT --output"),
+        (["-m", "no_manifest"], "no_manifest: not a bundle, it has no manifest.json."),
+        (["-m", "scene.ply"], "scene.ply: no such bundle."),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refused(
+    engine: Command, scene: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], sentence: str
+) -> None:
+    folder = scene.parent
+    (folder / "broken.ply").write_text("solid cube\n")
+    (folder / "empty").mkdir()
+    (folder / "no_manifest").mkdir()
+    monkeypatch.chdir(folder)
+    assert_refused(engine("-o", "out.txt", *options), sentence, folder)
+
+
+def test_a_prompt_longer_than_the_capacity(run_engine: Command, exported: Export, scene: Path) -> None:
+    bundle = exported("qwen", max_length=100).bundle.folder
+    said = run_engine("-m", bundle, "-p", scene, "-o", scene.parent / "out.txt")
+    assert_refused(
+        said, "but the bundle's cache holds 100. Crop the scene, or export again with --max_length", scene.parent
+    )
+
+
+def test_a_folder_one_may_not_write_to(engine: Command, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert_refused(engine("-o", scene.parent / "out.txt"), "out.txt: cannot be written there.", scene.parent)
+
+
+@pytest.mark.parametrize("option", ["--output", "--save_tensors"])
+def test_a_folder_is_no_output(engine: Command, scene: Path, option: str) -> None:
+    (scene.parent / "empty").mkdir()
+    target = scene.parent / "empty"
+    options = ["-o", target] if option == "--output" else ["-o", scene.parent / "out.txt", option, target]
+    sentence = "the ending is ''" if option == "--output" else "cannot be written there"
+    assert_refused(engine(*options), sentence, scene.parent)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--max_new_tokens", "many"], ["-d", "walls"], ["-c", "dragon"], ["--backend", "none"], ["--no_such_option"]],
+    ids=" ".join,
+)
+def test_mistyped_options_end_with_2_and_the_usage(engine: Command, scene: Path, options: list[str]) -> None:
+    said = engine("-o", scene.parent / "out.txt", *options)
+    assert (said.code, said.out) == (2, "")
+    assert said.err.startswith("usage: run_engine.py")
+    assert not (scene.parent / "out.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (KeyboardInterrupt(), 130, "run_engine.py: interrupted; no layout was written.\n"),
+        (
+            MemoryError("Unable to allocate 9 TiB"),
+            2,
+            "run_engine.py: not enough memory (Unable to allocate 9 TiB). Cro",
+        ),
+    ],
+)
+def test_stopped_on_the_way(
+    engine: Command, scene: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, sentence: str
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(Pipeline, "__call__", stop)
+    said = engine("-o", scene.parent / "out.txt")
+    assert said.code == code
+    assert said.err.startswith(sentence)
+    assert said.err.count("\n") == 1
+    assert not (scene.parent / "out.txt").exists()
+
+
+def test_a_terminal_without_unicode_shows_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
+    runtime.cli._print_now("caf\u00e9 \u4e2d")
+    assert shown.getvalue() == b"caf? ?"
