@@ -8,7 +8,8 @@ layout = pipeline("scene.ply").layout
 from runtime.decode import Sampling
 from runtime.errors import SceneError
 from runtime.layout import Layout
-from runtime.pipeline import Pipeline, Request, Result
+from runtime.pipeline import Pipeline
 from runtime.points import PointCloud
+from runtime.scene import Request, Result
 
 __all__ = ["Layout", "Pipeline", "PointCloud", "Request", "Result", "Sampling", "SceneError"]

@@ -15,10 +15,11 @@ from runtime.engines import BACKENDS
 from runtime.errors import SceneError
 from runtime.layout import ENDINGS, write_layout
 from runtime.manifest import GenerationSpec, Manifest
-from runtime.pipeline import MAX_NEW_TOKENS, Pipeline, Request, Result
+from runtime.pipeline import Pipeline
 from runtime.prompt import CATEGORIES, DETECT_TYPES
 from runtime.recording import Recorder
 from runtime.rope import normalize_coords
+from runtime.scene import MAX_NEW_TOKENS, Request, Result
 
 UPSTREAM_TOP_K, UPSTREAM_TOP_P = 10, 0.95
 EPILOG = """\
@@ -93,7 +94,7 @@ def _run(args: argparse.Namespace) -> None:
     _check(args)
     spoken = sys.stderr if args.json else sys.stdout
     pipeline = Pipeline.load(args.bundle, backend=args.backend, threads=args.threads, verify=not args.no_verify)
-    recorder = Recorder(pipeline.backend, args.save_steps) if args.save_tensors else None
+    recorder = Recorder(pipeline.engines.backend, args.save_steps) if args.save_tensors else None
     stream = None if args.quiet or args.json else _print_now
     result = pipeline(args.point_cloud, _request(args, pipeline.manifest), on_text=stream, recorder=recorder)
     if stream is not None:

@@ -27,7 +27,8 @@ class TokenChooser:
 
     def __init__(self, sampling: Sampling, prompts: Sequence[Array]) -> None:
         self._sampling = sampling
-        self._random = np.random.default_rng(sampling.seed)
+        # One source of chance for each sequence: what a scene gives does not depend on what runs beside it.
+        self._random = [np.random.default_rng(sampling.seed) for _ in prompts]
         self._seen = [np.unique(prompt) for prompt in prompts] if sampling.repetition_penalty != 1.0 else []
 
     def __call__(self, logits: Array) -> Array:
@@ -37,7 +38,9 @@ class TokenChooser:
         ids = logits.argmax(axis=-1)  # the first of the largest; where there is a nan, the nan
         _refuse_overflow(logits[np.arange(len(ids)), ids])
         if self._sampling.temperature > 0.0:
-            ids = np.array([self._draw(row) for row in logits])
+            ids = np.array(
+                [_draw(row, self._sampling, random) for row, random in zip(logits, self._random, strict=True)]
+            )
         self._seen = [np.union1d(seen, [token]) for seen, token in zip(self._seen, ids, strict=False)]
         return np.asarray(ids, np.int32)
 
@@ -48,9 +51,10 @@ class TokenChooser:
         logits[seen] = np.where(scores < 0, scores * penalty, scores / penalty)
         return logits
 
-    def _draw(self, logits: Array) -> int:
-        chances = filtered_chances(logits, self._sampling)
-        return int(self._random.choice(len(chances), p=chances))
+
+def _draw(logits: Array, sampling: Sampling, random: np.random.Generator) -> int:
+    chances = filtered_chances(logits, sampling)
+    return int(random.choice(len(chances), p=chances))
 
 
 def filtered_chances(logits: Array, sampling: Sampling) -> Array:

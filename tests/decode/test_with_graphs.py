@@ -10,9 +10,11 @@ from runtime.decode import KVCache
 from runtime.engines import open_backend
 from runtime.engines.host import host_array
 from runtime.errors import CapacityError
-from runtime.pipeline import Pipeline, Request, Run
+from runtime.pipeline import Pipeline
 from runtime.prompt import batch_prompts, merge_prompt, user_content
 from runtime.recording import Recorder
+from runtime.run import Run
+from runtime.scene import Request
 from tests.compare import EXACT, assert_close
 from tests.exported import Export
 from tests.scenes import room
@@ -26,22 +28,22 @@ def load(exported: Export, **options: object) -> Pipeline:
 
 def start(pipeline: Pipeline) -> tuple[Run, Array, KVCache]:
     """Two sequences of different lengths, after prefill."""
-    scenes = [pipeline.prepare(cloud, clean=False) for cloud in (CLOUD, room(2, 900, (5.0, 4.0, 2.5)))]
+    scenes = [pipeline.prepare(cloud, Request(clean_up=False)) for cloud in (CLOUD, room(2, 900, (5.0, 4.0, 2.5)))]
     ids = pipeline.tokenizer.encode_prompt(user_content("all"))
     prompt = batch_prompts([merge_prompt(ids, len(s.patch_coords), pipeline.manifest.prompt) for s in scenes])
-    run = Run(pipeline, None)
+    run = Run(pipeline.engines)
     return run, *run.start(scenes, prompt, run.encode(scenes, prompt))
 
 
 def test_the_first_decode_position_is_the_merged_prompts_length(exported: Export) -> None:
     """Point tokens advance the position by their count."""
     pipeline = load(exported)
-    recorder = Recorder(pipeline.backend, 2)
+    recorder = Recorder(pipeline.engines.backend, 2)
     result = pipeline(CLOUD, Request(clean_up=False, max_new_tokens=3), recorder=recorder)
     text_ids = pipeline.tokenizer.encode_prompt(user_content("all"))
     length = len(text_ids) - 1 + result.point_tokens
     assert result.prompt_tokens == length == recorder.arrays["prefill.input_ids"].shape[1]
-    cos, sin = pipeline.text_table
+    cos, sin = pipeline.engines.text_table
     for step in range(2):
         assert recorder.arrays[f"decode.{step}.logits"].shape == (1, 1, pipeline.manifest.language_model.vocab_size)
         assert_close("cos", recorder.arrays[f"decode.{step}.cos"][0, 0], cos[length + step], EXACT)
@@ -78,7 +80,7 @@ def test_generation_fills_the_cache_to_its_last_row(exported: Export, room_left:
 def test_a_prompt_one_longer_than_the_cache_is_refused_before_the_encoder(exported: Export) -> None:
     prompt_tokens = load(exported)(CLOUD, Request(clean_up=False, max_new_tokens=1)).prompt_tokens
     pipeline = load(exported, max_length=prompt_tokens - 1)
-    recorder = Recorder(pipeline.backend, 0)
+    recorder = Recorder(pipeline.engines.backend, 0)
     sentence = rf"the prompt has {prompt_tokens} positions \(\d+ point tokens\), but the bundle's cache holds"
     with pytest.raises(CapacityError, match=sentence):
         pipeline(CLOUD, Request(clean_up=False), recorder=recorder)

@@ -12,8 +12,10 @@ from export.reference import Reference, build_reference
 from runtime.arrays import Array
 from runtime.decode import KVCache
 from runtime.engines import open_backend
-from runtime.pipeline import Pipeline, Request, Run, Scene
+from runtime.pipeline import Pipeline
 from runtime.prompt import PromptBatch, batch_prompts, merge_prompt, user_content
+from runtime.run import Run
+from runtime.scene import Request, Scene
 from tests.compare import Tol, assert_close
 from tests.exported import FAMILIES, MODES, Export, Exported
 from tests.scenes import room
@@ -36,7 +38,7 @@ class Chain:
     @classmethod
     def over(cls, case: Exported, count: int) -> Chain:
         pipeline = Pipeline(case.bundle, open_backend("onnxruntime", threads=1))
-        scenes = [pipeline.prepare(room(seed, 4000, size), clean=False) for seed, size in ROOMS[:count]]
+        scenes = [pipeline.prepare(room(seed, 4000, size), Request(clean_up=False)) for seed, size in ROOMS[:count]]
         ids = pipeline.tokenizer.encode_prompt(user_content("all"))
         spec = pipeline.manifest.prompt
         prompt = batch_prompts([merge_prompt(ids, len(scene.patch_coords), spec) for scene in scenes])
@@ -44,7 +46,7 @@ class Chain:
         return cls(pipeline, reference, scenes, ids, prompt)
 
     def start(self) -> tuple[Run, Array, KVCache]:
-        run = Run(self.pipeline, None)
+        run = Run(self.pipeline.engines)
         logits, cache = run.start(self.scenes, self.prompt, run.encode(self.scenes, self.prompt))
         return run, logits, cache
 

@@ -18,8 +18,10 @@ from runtime.arrays import Array
 from runtime.bundle import Bundle
 from runtime.engines import open_backend
 from runtime.errors import EngineError
-from runtime.pipeline import Pipeline, Run
+from runtime.pipeline import Pipeline
 from runtime.prompt import batch_prompts, merge_prompt, user_content
+from runtime.run import Run
+from runtime.scene import Request
 from tests.exported import FAMILIES, Export
 from tests.scenes import room
 
@@ -94,18 +96,18 @@ def test_cache_and_hidden_states_have_the_bundles_type(exported: Export, tmp_pat
 def prefill_and_steps(bundle: Bundle, forced: Array) -> tuple[list[Array], dict[str, Array]]:
     """Logits after the prompt and after each forced token, and prefill's feeds."""
     pipeline = Pipeline(bundle, open_backend("onnxruntime", threads=1))
-    scene = pipeline.prepare(room(1), clean=False)
+    scene = pipeline.prepare(room(1), Request(clean_up=False))
     ids = pipeline.tokenizer.encode_prompt(user_content("all"))
     prompt = batch_prompts([merge_prompt(ids, len(scene.patch_coords), bundle.manifest.prompt)])
-    run = Run(pipeline, None)
+    run = Run(pipeline.engines)
     embeds = run.encode([scene], prompt)
     logits, cache = run.start([scene], prompt, embeds)
     feeds = {
         "input_ids": prompt.input_ids,
         "point_mask": prompt.point_mask,
         "lengths": prompt.lengths,
-        "point_embeds": pipeline.backend.download(embeds),
-        **pipeline.point_tables([scene], prompt),
+        "point_embeds": pipeline.engines.backend.download(embeds),
+        **run.tables([scene], prompt),
     }
     steps = [run.decoder.step(np.array([[token]]), cache)[0, -1].copy() for token in forced]
     return [logits[0].copy(), *steps], feeds

@@ -1,0 +1,94 @@
+"""One batch through the engines: encoder, prefill, and the decoder that goes on from there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from runtime.arrays import Array
+from runtime.bundle import Bundle
+from runtime.decode import Decoder, KVCache
+from runtime.decode.cache import DTYPES
+from runtime.engines import Backend, Engine, Tensor
+from runtime.manifest import Manifest
+from runtime.prompt import PromptBatch
+from runtime.recording import Recorder
+from runtime.rope import normalize_coords, rope_table
+from runtime.scene import Scene
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """A bundle's three engines on one back end, and the table of all positions its cache can hold."""
+
+    backend: Backend
+    manifest: Manifest
+    encoder: Engine
+    prefill: Engine
+    decode: Engine
+    text_table: tuple[Array, Array]  # cos and sin, [M, D] each, float32
+
+    @classmethod
+    def load(cls, bundle: Bundle, backend: Backend) -> Engines:
+        """Load all three. Raises EngineError."""
+        positions = np.arange(bundle.manifest.cache.capacity)
+        return cls(
+            backend=backend,
+            manifest=bundle.manifest,
+            encoder=backend.load(bundle, "encoder"),
+            prefill=backend.load(bundle, "prefill"),
+            decode=backend.load(bundle, "decode"),
+            text_table=rope_table(positions, None, bundle.manifest.position.text),
+        )
+
+
+class Run:
+    """One pass; the engines are recorded where that is asked for."""
+
+    def __init__(self, engines: Engines, recorder: Recorder | None = None) -> None:
+        self._backend, self._manifest, self._text_table = engines.backend, engines.manifest, engines.text_table
+        self._recorder = recorder
+        self._encoder = self._recorded(engines.encoder)
+        prefill, decode = self._recorded(engines.prefill), self._recorded(engines.decode, by_step=True)
+        self.decoder = Decoder(self._backend, prefill, decode, self._manifest, self._text_table)
+
+    def encode(self, scenes: Sequence[Scene], prompt: PromptBatch) -> Tensor:
+        """Point tokens of each scene, written by the encoder right at their places of `point_embeds` [B, S, C]."""
+        shape = (*prompt.input_ids.shape, self._manifest.language_model.hidden_size)
+        embeds = self._backend.zeros(shape, DTYPES[self._manifest.precision])
+        for sequence, scene in enumerate(scenes):
+            start, count = int(prompt.point_starts[sequence]), int(prompt.point_counts[sequence])
+            feeds = {name: self._backend.upload(array) for name, array in scene.inputs.feeds.items()}
+            self._encoder.run(feeds, {"point_tokens": embeds[sequence][start : start + count]})
+        return embeds
+
+    def start(self, scenes: Sequence[Scene], prompt: PromptBatch, embeds: Tensor) -> tuple[Array, KVCache]:
+        """Prefill: logits [B, V] after each prompt, and the cache that now holds it."""
+        arrays = {
+            "input_ids": prompt.input_ids,
+            "point_mask": prompt.point_mask,
+            "lengths": prompt.lengths,
+            **self.tables(scenes, prompt),
+        }
+        feeds = {name: self._backend.upload(array) for name, array in arrays.items()} | {"point_embeds": embeds}
+        return self.decoder.start(feeds, [int(length) for length in prompt.lengths], prompt.input_ids.shape[1])
+
+    def tables(self, scenes: Sequence[Scene], prompt: PromptBatch) -> dict[str, Array]:
+        """cos and sin [B, S, D] by position, and those of the point tokens at their places.
+
+        Without a 3D encoding the point tokens turn by their position like all others.
+        """
+        spec, rows = self._manifest.position.points, prompt.input_ids.shape[1]
+        cos_1d, sin_1d = (np.repeat(table[None, :rows], len(scenes), axis=0) for table in self._text_table)
+        cos_3d, sin_3d = cos_1d.copy(), sin_1d.copy()
+        if spec is not None:
+            for sequence, scene in enumerate(scenes):
+                places = np.flatnonzero(prompt.point_mask[sequence])
+                coords = normalize_coords(scene.patch_coords).coords
+                cos_3d[sequence, places], sin_3d[sequence, places] = rope_table(places, coords, spec)
+        return {"cos_3d": cos_3d, "sin_3d": sin_3d, "cos_1d": cos_1d, "sin_1d": sin_1d}
+
+    def _recorded(self, engine: Engine, *, by_step: bool = False) -> Engine:
+        return engine if self._recorder is None else self._recorder.wrap(engine, by_step=by_step)
