@@ -10,11 +10,14 @@ from runtime.points.cleaning import clean_up
 from runtime.points.cloud import PointCloud
 from runtime.points.curves import CURVES, curve_codes, curve_depth
 from runtime.points.inputs import EncoderInputs, encoder_inputs
-from runtime.points.ply import read_point_cloud
+from runtime.points.readers import POINT_CLOUD_ENDINGS, read_point_cloud
+from runtime.points.report import CloudReport, inspect_cloud
 from runtime.points.sampling import VoxelGrid, grid_sample
 
 __all__ = [
     "CURVES",
+    "POINT_CLOUD_ENDINGS",
+    "CloudReport",
     "EncoderInputs",
     "PointCloud",
     "VoxelGrid",
@@ -23,5 +26,6 @@ __all__ = [
     "curve_depth",
     "encoder_inputs",
     "grid_sample",
+    "inspect_cloud",
     "read_point_cloud",
 ]

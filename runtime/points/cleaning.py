@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from scipy.spatial import cKDTree
 
@@ -45,7 +47,7 @@ def voxel_mean(cloud: PointCloud, voxel_size: float) -> PointCloud:
     voxel_of_row = groups.of_row
     points = _group_mean(cloud.points, voxel_of_row, groups.counts)
     colors = None if cloud.colors is None else _group_mean(cloud.colors, voxel_of_row, groups.counts)
-    return PointCloud(points, colors, cloud.dropped)
+    return replace(cloud, points=points, colors=colors)
 
 
 def _group_mean(values: Array, group_of_row: Array, counts: Array) -> Array:
