@@ -26,13 +26,14 @@ def first_bytes(path: Path, limit: int = HEADER_LIMIT) -> bytes:
     """The first `limit` bytes of a regular file that is not empty. Pipes and devices are refused unopened: they would
     hang. Raises PlyError."""
     try:
-        mode = path.stat().st_mode
+        facts = path.stat()
+        mode = facts.st_mode
         if stat.S_ISDIR(mode):
             raise PlyError(f"{path}: a folder, but a point cloud file was expected. Name one file in it.")
         if not stat.S_ISREG(mode):
             raise PlyError(f"{path}: a pipe or device, but a file was expected. Save the scene to a file first.")
         with path.open("rb") as file:
-            start = file.read(limit)
+            start = file.read(min(limit, facts.st_size))  # a read allocates what it is asked for
     except FileNotFoundError as error:
         raise PlyError(f"{path}: no such file. Give the path of a point cloud file.") from error
     except (OSError, ValueError) as error:

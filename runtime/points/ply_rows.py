@@ -94,9 +94,7 @@ def _list_length(value: float) -> int:
 
 
 def _read_text(header: PlyHeader, names: tuple[str, ...]) -> dict[str, Array]:
-    with header.path.open("rb") as file:
-        file.seek(header.offset)
-        lines = text_lines(header.path, file)
+    with text_lines(header.path, header.offset) as lines:
         for element in header.before_vertex:
             if element.properties:
                 _skip(lines, element.count)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -24,19 +24,24 @@ def read_text(path: Path) -> RawCloud:
     start = first_bytes(path, 64)
     if known_kind(start) or b"\0" in start:
         raise wrong_kind(path, "a text of columns x y z [r g b]", start)
-    with path.open("rb") as file:
-        rows = (
-            line.translate(_SEPARATORS) for line in text_lines(path, file) if not line.lstrip().startswith(_COMMENTS)
-        )
+    with text_lines(path) as lines:
+        rows = (line.translate(_SEPARATORS) for line in lines if not line.lstrip().startswith(_COMMENTS))
         table = parse_rows(path, rows)
     if not len(table):
         raise PlyError(f"{path}: the file holds no points. Export the scene again.")
     return raw_from_table(str(path), table)
 
 
-def text_lines(path: Path, file: BinaryIO) -> Iterator[str]:
-    """The lines that follow in a file, blank ones left out; any line end. Raises PlyError for an endless line."""
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline=None)
+@contextmanager
+def text_lines(path: Path, offset: int = 0) -> Iterator[Iterator[str]]:
+    """The lines of a file from a byte on, blank ones left out; any line end. Raises PlyError for an endless line."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        with io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline=None) as text:
+            yield _lines(path, text)
+
+
+def _lines(path: Path, text: io.TextIOWrapper) -> Iterator[str]:
     for line in iter(lambda: text.readline(_LINE_LIMIT), ""):
         if len(line) == _LINE_LIMIT and not line.endswith("\n"):
             raise PlyError(f"{path}: a line has more than {_LINE_LIMIT} characters. Is this a text of numbers?")
