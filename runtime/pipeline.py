@@ -13,9 +13,10 @@ from runtime.decode import TokenChooser
 from runtime.engines import Backend, open_backend
 from runtime.errors import CapacityError
 from runtime.layout import parse_layout, translate, undiscretize
-from runtime.points import PointCloud, clean_up, encoder_inputs, grid_sample, read_point_cloud
+from runtime.points import PointCloud, clean_up, encoder_inputs, grid_sample, inspect_cloud, read_point_cloud
 from runtime.prompt import TextStream, Tokenizer, batch_prompts, merge_prompt, user_content
 from runtime.recording import Recorder
+from runtime.report import scene_report
 from runtime.run import Engines, Run
 from runtime.scene import Request, Result, Scene
 
@@ -52,21 +53,23 @@ class Pipeline:
         """All work on the host before the engines: points, geometry of every stage, prompt. Raises SceneError."""
         clock, spec = Clock(), self.manifest.encoder
         with clock.stage("reading"):
-            cloud = scene if isinstance(scene, PointCloud) else read_point_cloud(Path(scene))
+            cloud = scene if isinstance(scene, PointCloud) else read_point_cloud(Path(scene), scale=request.scale)
         with clock.stage("geometry"):
             voxels = grid_sample(clean_up(cloud, spec.grid_size) if request.clean_up else cloud, spec.num_bins)
             inputs = encoder_inputs(voxels, spec)
         with clock.stage("prompt"):
             text_ids = self.tokenizer.encode_prompt(user_content(request.detect_type, request.categories))
             prompt = merge_prompt(text_ids, len(inputs.patch_coords), self.manifest.prompt)
+        with clock.stage("report"):
+            found = inspect_cloud(cloud, voxels, inputs)
+            report = scene_report(found, inputs.voxel_counts, prompt.length, request.max_new_tokens, self.manifest)
         self._check_room(prompt.length, prompt.num_points)
         return Scene(
-            points=len(cloud),
             voxels=voxels,
             inputs=inputs,
             text_ids=text_ids,
             prompt=prompt,
-            warnings=_warnings(cloud.dropped, voxels.clamped),
+            report=report,
             milliseconds=clock.milliseconds,
         )
 
@@ -123,13 +126,8 @@ class Pipeline:
             text=text,
             tokens=tuple(tokens),
             stopped_by=self._stopped_by(tokens, request),
-            points=scene.points,
-            voxels=len(scene.voxels),
-            point_tokens=scene.prompt.num_points,
-            prompt_tokens=scene.prompt.length,
             milliseconds=scene.milliseconds | clock.milliseconds | own.milliseconds,
-            patch_coords=scene.patch_coords,
-            warnings=scene.warnings,
+            report=scene.report,
         )
 
     def _stopped_by(self, tokens: list[int], request: Request) -> str:
@@ -149,12 +147,3 @@ def _collect(steps: Iterable[list[int | None]], batch: int, show: Callable[[int 
             show(step[0])
     show(None)
     return tokens
-
-
-def _warnings(dropped: int, clamped: int) -> tuple[str, ...]:
-    found = []
-    if dropped:
-        found.append(f"{dropped} points have coordinates that are no finite numbers and were dropped.")
-    if clamped:
-        found.append(f"{clamped} points lie beyond 32 m and were moved to the border. Is the unit metres?")
-    return tuple(found)

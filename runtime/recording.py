@@ -15,7 +15,7 @@ from runtime.arrays import Array
 from runtime.engines.contract import Backend, Engine, Tensor, TensorSpec
 from runtime.errors import SceneError
 
-CACHE_PREFIX = "past_"  # the cache itself is not kept: every row of it was once an output
+CACHE = ("past_key.", "past_value.")  # the cache itself is not kept: every row of it was once an output
 
 
 class Recorder:
@@ -37,7 +37,7 @@ class Recorder:
     def keep(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep a graph's tensors, the cache excepted."""
         for name, tensor in tensors.items():
-            if not name.startswith(CACHE_PREFIX):
+            if not name.startswith(CACHE):
                 self.add(f"{prefix}.{name}", self._backend.download(tensor))
 
     def save(self, path: Path) -> None:

@@ -9,6 +9,7 @@ from runtime.decode import Sampling
 from runtime.layout import Layout
 from runtime.points import EncoderInputs, VoxelGrid
 from runtime.prompt import MergedPrompt
+from runtime.report import SceneReport
 
 MAX_NEW_TOKENS = 4096  # upstream's default
 
@@ -29,12 +30,11 @@ class Request:
 class Scene:
     """A scene made ready for the engines."""
 
-    points: int  # read from the file
     voxels: VoxelGrid
     inputs: EncoderInputs
     text_ids: Array  # int32 [L], the prompt before the point tokens are merged in
     prompt: MergedPrompt
-    warnings: tuple[str, ...]
+    report: SceneReport
     milliseconds: dict[str, float]  # of the host's stages
 
     @property
@@ -51,13 +51,8 @@ class Result:
     text: str  # as generated, in bins
     tokens: tuple[int, ...]  # generated ids, the stop token included
     stopped_by: str  # "stop token", "max_new_tokens" or "cache capacity"
-    points: int
-    voxels: int
-    point_tokens: int
-    prompt_tokens: int  # positions of the merged prompt
     milliseconds: dict[str, float]  # by stage; prefill and decode are those of the whole batch
-    patch_coords: Array  # float32 [P, 3], metres from the cloud's smallest corner
-    warnings: tuple[str, ...]
+    report: SceneReport
 
     def __str__(self) -> str:
         return str(self.layout)

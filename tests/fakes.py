@@ -81,11 +81,12 @@ class CountingBackend:
         self.calls["copy"] += 1
         on_device(target)[...] = on_device(source)
 
-    def scatter_rows(self, source: Tensor, target: Tensor, starts: Sequence[int]) -> None:
+    def scatter_rows(self, source: Tensor, target: Tensor, starts: Sequence[int | None]) -> None:
         self.calls["scatter_rows"] += 1
         rows, slab = on_device(source), on_device(target)
         for sequence, start in enumerate(starts):
-            for row in range(rows.shape[1]):
+            for row in range(rows.shape[1] if start is not None else 0):
+                assert start is not None
                 slab[:, start + row, sequence] = rows[:, row, sequence]  # an index beyond the end raises, a slice not
 
 

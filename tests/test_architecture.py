@@ -63,7 +63,7 @@ def imported(file: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("library", "place"),
     [
-        ("plyfile", {"runtime/points/ply.py"}),
+        ("plyfile", {"runtime/points/ply_header.py"}),
         ("onnxruntime", {"runtime/engines/ort.py"}),
         ("tokenizers", {"runtime/prompt/tokenizer.py", "export/making/tokenizer.py"}),
         ("safetensors", {"export/checkpoint/tensor_files.py", "export/make_checkpoint.py"}),

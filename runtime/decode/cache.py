@@ -9,6 +9,7 @@ from runtime.errors import CapacityError
 from runtime.manifest import Manifest
 
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 BUCKET = 64  # a prefix grows in steps, so that shapes, and what back ends keep for each shape, stay few
 
 
@@ -24,6 +25,7 @@ class KVCache:
         self._dtype = DTYPES[manifest.precision]
         self._slab = backend.zeros((2 * spec.layers, self.capacity, *self._row), self._dtype)
         self._lengths = [0] * batch
+        self._ended = [False] * batch
         self._past: tuple[int, dict[str, Tensor]] = (0, {})
         self._staging: dict[int, Tensor] = {}
 
@@ -34,8 +36,12 @@ class KVCache:
 
     @property
     def room(self) -> int:
-        """Rows that still fit behind the longest sequence."""
-        return self.capacity - max(self._lengths)
+        """Rows that still fit behind the longest sequence that has not ended."""
+        return self.capacity - max(self._growing(), default=0)
+
+    def end(self, sequence: int) -> None:
+        """A sequence takes no more rows; it runs along in the batch without limiting the others."""
+        self._ended[sequence] = True
 
     def prefill_rows(self, rows: int) -> dict[str, Tensor]:
         """Where prefill writes its rows, by output name: the cache itself. Raises CapacityError if they do not fit."""
@@ -62,16 +68,22 @@ class KVCache:
         """Where decode writes `count` new rows, by output name. Raises CapacityError when they would not fit."""
         if count > self.room:
             raise CapacityError(
-                f"{count} more rows do not fit: the cache holds {self.capacity} and {max(self._lengths)} are taken. "
-                f"Ask for fewer new tokens, or export again with a larger --max_length."
+                f"{count} more rows do not fit: the cache holds {self.capacity} and {self.capacity - self.room} are "
+                f"taken. Ask for fewer new tokens, or export again with a larger --max_length."
             )
         return self._named(self._staged(count), "", slice(None))
 
     def append(self, count: int) -> None:
         """Take over the `count` rows that decode wrote into `new_rows`, each sequence behind its own length."""
         assert count <= self.room, f"{count} rows appended to a cache with room for {self.room}"
-        self._backend.scatter_rows(self._staged(count), self._slab, self._lengths)
-        self._lengths = [length + count for length in self._lengths]
+        starts = [None if ended else length for length, ended in zip(self._lengths, self._ended, strict=True)]
+        self._backend.scatter_rows(self._staged(count), self._slab, starts)
+        self._lengths = [
+            length + (0 if ended else count) for length, ended in zip(self._lengths, self._ended, strict=True)
+        ]
+
+    def _growing(self) -> list[int]:
+        return [length for length, ended in zip(self._lengths, self._ended, strict=True) if not ended]
 
     def _staged(self, count: int) -> Tensor:
         if count not in self._staging:

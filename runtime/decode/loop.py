@@ -38,6 +38,7 @@ class Decoder:
         new_rows = cache.new_rows(count)
         lengths = np.asarray(cache.lengths, np.int32)
         positions = lengths[:, None] + np.arange(count)  # [B, T]: point tokens have advanced them by their count
+        positions = np.minimum(positions, cache.capacity - 1)  # only an ended sequence can stand at the border
         feeds = {
             "input_ids": token_ids.astype(np.int32),
             "cos": self._cos[positions],
@@ -61,7 +62,10 @@ class Decoder:
         for left in range(max_new_tokens - 1, -1, -1):
             ids = choose(logits)
             yield [None if ended else int(token) for ended, token in zip(done, ids, strict=True)]
-            done = [ended or int(token) in stop_ids for ended, token in zip(done, ids, strict=True)]
+            for sequence, token in enumerate(ids):
+                if int(token) in stop_ids and not done[sequence]:
+                    done[sequence] = True
+                    cache.end(sequence)
             if all(done) or left == 0 or cache.room == 0:
                 return
             logits = self.step(ids[:, None], cache)[:, -1]

@@ -72,10 +72,10 @@ class Backend(Protocol):
         """Copy between tensors of equal shape, on the device."""
         ...
 
-    def scatter_rows(self, source: Tensor, target: Tensor, starts: Sequence[int]) -> None:
+    def scatter_rows(self, source: Tensor, target: Tensor, starts: Sequence[int | None]) -> None:
         """target[:, starts[b] + t, b] = source[:, t, b] for all b, t: [X, T, B, K, D] into [X, M, B, K, D].
 
-        The caller has checked that the rows fit.
+        A start of None leaves that sequence as it is. The caller has checked that the rows fit.
         """
         ...
 

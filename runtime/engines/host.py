@@ -52,7 +52,9 @@ class HostMemory:
     def copy(self, source: Tensor, target: Tensor) -> None:
         host_array(target)[...] = host_array(source)
 
-    def scatter_rows(self, source: Tensor, target: Tensor, starts: Sequence[int]) -> None:
+    def scatter_rows(self, source: Tensor, target: Tensor, starts: Sequence[int | None]) -> None:
         rows, cache = host_array(source), host_array(target)
         for sequence, start in enumerate(starts):
+            if start is None:
+                continue
             cache[:, start : start + rows.shape[1], sequence] = rows[:, :, sequence]

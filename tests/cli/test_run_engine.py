@@ -89,6 +89,13 @@ def test_the_notebook_lines(exported: Export, scene: Path, tmp_path: Path, monke
     assert str(layout).startswith("wall_0=Wall(")
 
 
+def test_an_output_without_ending_is_a_folder(engine: Command, tmp_path: Path) -> None:
+    """As upstream has it."""
+    assert engine("-o", tmp_path / "out.txt").code == 0
+    assert engine("-o", tmp_path / "layouts").code == 0
+    assert (tmp_path / "layouts" / "scene.txt").read_text() == (tmp_path / "out.txt").read_text()
+
+
 def test_the_demos_room(run_engine: Command, bundle: Path, tmp_path: Path) -> None:
     said = run_engine(
         "-m", bundle, "-p", ROOT / "demo" / "room.ply", "-o", tmp_path / "out.txt", "--max_new_tokens", 2, "--json"
@@ -108,8 +115,11 @@ def test_json_is_one_object_on_stdout_and_nothing_else(engine: Command, bundle: 
     assert summary["output"] == str(output)
     assert summary["generated_tokens"] == 6
     assert summary["stopped_by"] == "max_new_tokens"
-    assert (summary["points"], summary["voxels"]) == (300, result.voxels)
-    assert (summary["point_tokens"], summary["prompt_tokens"]) == (result.point_tokens, result.prompt_tokens)
+    assert (summary["points"], summary["voxels"]) == (300, result.report.voxels)
+    assert (summary["point_tokens"], summary["prompt_tokens"]) == (
+        result.report.point_tokens,
+        result.report.prompt_tokens,
+    )
     assert set(summary["milliseconds"]) == set(result.milliseconds)
     assert summary["tokens_per_second"] > 0
     assert f"{output}: " in said.err, "what people read goes to stderr"
@@ -133,7 +143,7 @@ def test_text_is_streamed_and_reported(engine: Command, bundle: Path, tmp_path: 
 
 def test_timings_name_every_stage(engine: Command, tmp_path: Path) -> None:
     said = engine("-o", tmp_path / "out.txt", "--timings")
-    stages = ["reading", "geometry", "prompt", "encoder", "prefill", "decode", "layout", "total"]
+    stages = ["reading", "geometry", "prompt", "report", "encoder", "prefill", "decode", "layout", "total"]
     found = re.findall(r"^  (\w+) +([\d.]+) ms$", said.out, re.MULTILINE)
     assert [stage for stage, _ in found] == stages
     times = [float(value) for _, value in found]

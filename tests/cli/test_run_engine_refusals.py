@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-import runtime.cli
+from runtime.commands.one import _print_now
 from runtime.pipeline import Pipeline
 from tests.cli.conftest import Command, Said
 from tests.exported import Export
@@ -28,7 +28,10 @@ def assert_refused(said: Said, sentence: str, folder: Path) -> None:
     ("options", "sentence"),
     [
         (["-o", "out.xyz"], "out.xyz: the ending is '.xyz', but .txt or .json was expected."),
-        (["-o", "out"], "out: the ending is '', but .txt or .json was expected."),
+        (["--do_sample", "--temperature", "0"], "--do_sample draws tokens, but --temperature 0 chooses the likeliest."),
+        (["--repetition_penalty", "0"], "--repetition_penalty is 0.0, but a number above 0 is needed."),
+        (["--scale", "-1"], "--scale is -1.0, but a number above 0 is needed."),
+        (["--batch_size", "0"], "--batch_size is 0, but at least 1 is needed."),
         (["--max_new_tokens", "0"], "--max_new_tokens is 0, but at least 1 is needed."),
         (["--temperature", "-0.1"], "--temperature is -0.1, but at least 0.0 is needed."),
         (["--temperature", "nan"], "--temperature is nan, but at least 0.0 is needed."),
@@ -44,7 +47,9 @@ def assert_refused(said: Said, sentence: str, folder: Path) -> None:
         (["--save_tensors", "nowhere/t.npz"], "nowhere/t.npz: cannot be written there."),
         (["-p", "absent.ply"], "absent.ply: no such file."),
         (["-p", "broken.ply"], "broken.ply: not a PLY"),
-        (["-p", "empty"], "empty: a"),
+        (["-p", "empty"], "out.txt: is a file name, but --point_cloud is a folder; --output must be one too."),
+        (["-p", "empty", "-o", "layouts"], "empty: holds no scene (.ply, .npy, .npz, .xyz)."),
+        (["-p", "empty", "-o", "layouts", "--save_tensors", "t.npz"], "--save_tensors keeps the tensors of one scene"),
         (["-m", "absent"], "absent: no such bundle. Make one: python export_model.py --model CHECKPOINT --output"),
         (["-m", "no_manifest"], "no_manifest: not a bundle, it has no manifest.json."),
         (["-m", "scene.ply"], "scene.ply: no such bundle."),
@@ -75,13 +80,10 @@ def test_a_folder_one_may_not_write_to(engine: Command, scene: Path, monkeypatch
     assert_refused(engine("-o", scene.parent / "out.txt"), "out.txt: cannot be written there.", scene.parent)
 
 
-@pytest.mark.parametrize("option", ["--output", "--save_tensors"])
-def test_a_folder_is_no_output(engine: Command, scene: Path, option: str) -> None:
+def test_a_folder_is_no_file_for_tensors(engine: Command, scene: Path) -> None:
     (scene.parent / "empty").mkdir()
-    target = scene.parent / "empty"
-    options = ["-o", target] if option == "--output" else ["-o", scene.parent / "out.txt", option, target]
-    sentence = "the ending is ''" if option == "--output" else "cannot be written there"
-    assert_refused(engine(*options), sentence, scene.parent)
+    said = engine("-o", scene.parent / "out.txt", "--save_tensors", scene.parent / "empty")
+    assert_refused(said, "cannot be written there", scene.parent)
 
 
 @pytest.mark.parametrize(
@@ -99,7 +101,7 @@ def test_mistyped_options_end_with_2_and_the_usage(engine: Command, scene: Path,
 @pytest.mark.parametrize(
     ("error", "code", "sentence"),
     [
-        (KeyboardInterrupt(), 130, "run_engine.py: interrupted; no layout was written.\n"),
+        (KeyboardInterrupt(), 130, "run_engine.py: interrupted; the scene under way left no layout.\n"),
         (
             MemoryError("Unable to allocate 9 TiB"),
             2,
@@ -113,7 +115,7 @@ def test_stopped_on_the_way(
     def stop(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(Pipeline, "__call__", stop)
+    monkeypatch.setattr(Pipeline, "run", stop)
     said = engine("-o", scene.parent / "out.txt")
     assert said.code == code
     assert said.err.startswith(sentence)
@@ -121,8 +123,18 @@ def test_stopped_on_the_way(
     assert not (scene.parent / "out.txt").exists()
 
 
+@pytest.mark.parametrize(
+    ("options", "missing"),
+    [([], "--bundle and --point_cloud and --output"), (["-m", "b"], "--point_cloud and --output")],
+)
+def test_what_must_be_given(run_engine: Command, options: list[str], missing: str) -> None:
+    said = run_engine(*options)
+    assert (said.code, said.out) == (2, "")
+    assert said.err == f"run_engine.py: {missing} must be given; --help shows examples.\n"
+
+
 def test_a_terminal_without_unicode_shows_question_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     shown = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(shown, encoding="ascii"))
-    runtime.cli._print_now("caf\u00e9 \u4e2d")
+    _print_now("caf\u00e9 \u4e2d")
     assert shown.getvalue() == b"caf? ?"

@@ -61,6 +61,12 @@ def test_sequences_end_each_at_its_own_step() -> None:
     assert steps == [[4, 5, 8], [STOP, 6, 8], [None, 7, STOP], [None, STOP, None]]
 
 
+def test_an_ended_sequence_does_not_limit_the_others() -> None:
+    """The first fills the cache with its prompt and ends at once; the second still has all its room."""
+    model = ScriptedModel([[STOP, 1, 1, 1, 1], [5, 6, 7, 8, STOP]], capacity=6)
+    assert generate(model, [[1] * 6, [1, 2]]) == [[STOP, 5], [None, 6], [None, 7], [None, 8], [None, STOP]]
+
+
 def test_a_stop_token_outside_the_vocabulary_leaves_the_other_limits() -> None:
     model = ScriptedModel([[4, 5, 6, 7]], capacity=30)
     assert generate(model, [[1]], 3, stop_ids=(VOCABULARY + 1,)) == [[4], [5], [6]]

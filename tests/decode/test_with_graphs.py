@@ -41,8 +41,8 @@ def test_the_first_decode_position_is_the_merged_prompts_length(exported: Export
     recorder = Recorder(pipeline.engines.backend, 2)
     result = pipeline(CLOUD, Request(clean_up=False, max_new_tokens=3), recorder=recorder)
     text_ids = pipeline.tokenizer.encode_prompt(user_content("all"))
-    length = len(text_ids) - 1 + result.point_tokens
-    assert result.prompt_tokens == length == recorder.arrays["prefill.input_ids"].shape[1]
+    length = len(text_ids) - 1 + result.report.point_tokens
+    assert result.report.prompt_tokens == length == recorder.arrays["prefill.input_ids"].shape[1]
     cos, sin = pipeline.engines.text_table
     for step in range(2):
         assert recorder.arrays[f"decode.{step}.logits"].shape == (1, 1, pipeline.manifest.language_model.vocab_size)
@@ -69,7 +69,7 @@ def test_unused_rows_are_never_read(exported: Export) -> None:
 
 @pytest.mark.parametrize("room_left", [0, 1, 2])
 def test_generation_fills_the_cache_to_its_last_row(exported: Export, room_left: int) -> None:
-    prompt_tokens = load(exported)(CLOUD, Request(clean_up=False, max_new_tokens=1)).prompt_tokens
+    prompt_tokens = load(exported)(CLOUD, Request(clean_up=False, max_new_tokens=1)).report.prompt_tokens
     free = load(exported)(CLOUD, Request(clean_up=False, max_new_tokens=room_left + 1))
     result = load(exported, max_length=prompt_tokens + room_left)(CLOUD, Request(clean_up=False))
     assert result.stopped_by == "cache capacity"
@@ -78,7 +78,7 @@ def test_generation_fills_the_cache_to_its_last_row(exported: Export, room_left:
 
 
 def test_a_prompt_one_longer_than_the_cache_is_refused_before_the_encoder(exported: Export) -> None:
-    prompt_tokens = load(exported)(CLOUD, Request(clean_up=False, max_new_tokens=1)).prompt_tokens
+    prompt_tokens = load(exported)(CLOUD, Request(clean_up=False, max_new_tokens=1)).report.prompt_tokens
     pipeline = load(exported, max_length=prompt_tokens - 1)
     recorder = Recorder(pipeline.engines.backend, 0)
     sentence = rf"the prompt has {prompt_tokens} positions \(\d+ point tokens\), but the bundle's cache holds"

@@ -1,0 +1,1 @@
+"""What `run_engine.py` does, a file for each of its actions."""

@@ -1,0 +1,100 @@
+"""`--doctor`: what is installed, what is missing, and what to install for which back end. Standard library only."""
+
+from __future__ import annotations
+
+import ctypes.util
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from dataclasses import asdict, dataclass
+
+RUNTIME = ("numpy", "scipy", "plyfile", "tokenizers", "jinja2", "tqdm")
+EXPORT = ("torch", "onnx", "safetensors", "huggingface_hub")
+ENGINES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt": ("tensorrt",)}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What the doctor saw."""
+
+    python: str
+    platform: str
+    cores: int
+    packages: dict[str, str | None]  # name -> version, None where it is missing
+    gpus: list[str]  # name, driver, memory as nvidia-smi tells
+    cuda_libraries: dict[str, str | None]
+    advice: list[str]
+
+
+def run_doctor(*, as_json: bool) -> int:
+    """Print the findings. Returns 0: a missing package is a finding, no failure."""
+    findings = examine()
+    if as_json:
+        print(json.dumps(asdict(findings)))
+        return 0
+    print(f"Python {findings.python}, {findings.platform}, {findings.cores} cores")
+    for name, version in (findings.packages | findings.cuda_libraries).items():
+        print(f"  {name:<16} {version or 'missing'}")
+    print("GPU: " + ("; ".join(findings.gpus) or "none that nvidia-smi shows"))
+    for sentence in findings.advice:
+        print(f"- {sentence}")
+    return 0
+
+
+def examine() -> Findings:
+    """Look around without importing anything heavy."""
+    names = [*RUNTIME, *(package for group in ENGINES.values() for package in group), *EXPORT, "transformers"]
+    packages = {name: _version(name) for name in names}
+    gpus = _gpus()
+    return Findings(
+        python=platform.python_version(),
+        platform=platform.platform(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        packages=packages,
+        gpus=gpus,
+        cuda_libraries={f"lib{name}": ctypes.util.find_library(name) for name in ("cuda", "cudart", "cublas", "cudnn")},
+        advice=_advice(packages, gpus),
+    )
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _gpus() -> list[str]:
+    if (tool := shutil.which("nvidia-smi")) is None:
+        return []
+    query = [tool, "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
+    try:
+        result = subprocess.run(query, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [line.strip() for line in result.stdout.splitlines() if line.strip()]
+
+
+def _advice(packages: dict[str, str | None], gpus: list[str]) -> list[str]:
+    """A sentence for each thing that can or cannot be done here."""
+
+    def missing(names: tuple[str, ...]) -> str:
+        return ", ".join(name for name in names if packages[name] is None)
+
+    sentences = []
+    if lacking := missing(RUNTIME):
+        sentences.append(f"The runtime lacks {lacking}: pip install .")
+    if any(packages[name] for name in ENGINES["onnxruntime"]):
+        sentences.append("Bundles run with --backend onnxruntime.")
+    else:
+        sentences.append("For --backend onnxruntime: pip install '.[onnxruntime]'")
+    if lacking := missing(EXPORT):
+        sentences.append(f"export_model.py lacks {lacking}: pip install '.[export]'")
+    else:
+        sentences.append("Checkpoints can be exported.")
+    if gpus:
+        sentences.append("There is a GPU; engines for it are not part of this version yet.")
+    return sentences

@@ -1,0 +1,50 @@
+"""`--inspect BUNDLE`: what is in a bundle. No engine library is needed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+from runtime.bundle import Bundle
+from runtime.manifest import Manifest
+
+
+def inspect_bundle(folder: Path, *, as_json: bool, verify: bool) -> int:
+    """Print the manifest's facts, for people or as JSON. Returns 0. Raises BundleError."""
+    manifest = Bundle.open(folder, verify=verify).manifest
+    if as_json:
+        print(json.dumps(dataclasses.asdict(manifest)))
+        return 0
+    width = max(len(name) for name, _ in facts(manifest))
+    print(f"{folder}: a bundle of {manifest.created_by}, {'all digests right' if verify else 'sizes right'}")
+    for name, value in facts(manifest):
+        print(f"  {name:<{width}}  {value}")
+    return 0
+
+
+def facts(manifest: Manifest) -> list[tuple[str, str]]:
+    """What people ask first, in words."""
+    lm, encoder, position = manifest.language_model, manifest.encoder, manifest.position
+    size = sum(record.bytes for record in manifest.files.values())
+    penalty = manifest.generation.repetition_penalty
+    bins = f"{encoder.num_bins} bins of {encoder.grid_size * 100:g} cm"
+    depths, channels = (", ".join(map(str, numbers)) for numbers in (encoder.depths, encoder.channels))
+    heads = f"{lm.heads} heads on {lm.kv_heads} of {lm.head_dim}"
+    encoding = f"{position.vlm_pe}, {position.merge_rule} ({position.variant})" if position.vlm_pe else "None"
+    return [
+        ("model", manifest.model),
+        ("language model", f"{lm.family}, {lm.layers} layers of {lm.hidden_size}, {heads}, vocabulary {lm.vocab_size}"),
+        ("encoder", f"Sonata, blocks {depths}, channels {channels}, {bins}"),
+        ("encoder weights", manifest.encoder_weights),
+        ("projector", manifest.projector),
+        ("VLM_PE", encoding),
+        ("prefill attention", position.prefill_attention),
+        ("precision", manifest.precision),
+        ("cache", f"{manifest.cache.capacity} positions, layout {manifest.cache.layout}"),
+        ("stop tokens", ", ".join(map(str, manifest.generation.stop_token_ids))),
+        ("repetition penalty", "none" if penalty is None else f"{penalty:g}"),
+        ("serialization", manifest.serialization),
+        ("graphs", ", ".join(manifest.graphs.values())),
+        ("size", f"{size / 1e6:,.1f} MB in {len(manifest.files)} files"),
+    ]

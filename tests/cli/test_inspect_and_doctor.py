@@ -1,0 +1,65 @@
+"""--inspect and --doctor: what is in a bundle, and what is installed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from tests.blocked import run_without
+from tests.cli.conftest import Command
+
+INSPECT = "import sys; from runtime.cli import main; sys.exit(main(['--inspect', sys.argv[1]]))"
+DOCTOR = "import sys; from runtime.cli import main; sys.exit(main(['--doctor', '--json']))"
+
+
+def test_inspect_says_what_is_in_a_bundle(run_engine: Command, bundle: Path) -> None:
+    said = run_engine("--inspect", bundle)
+    assert said.code == 0
+    assert "all digests right" in said.out
+    for fact in ("qwen, 2 layers", "3D_RoPE, 3D_only (PE-A)", "1024 positions, layout MBKD", "encoder.onnx"):
+        assert fact in said.out
+
+
+def test_inspect_as_json_is_the_manifest(run_engine: Command, bundle: Path) -> None:
+    said = run_engine("--inspect", bundle, "--json")
+    assert json.loads(said.out) == json.loads((bundle / "manifest.json").read_text())
+
+
+def test_inspect_needs_no_engine_library(bundle: Path) -> None:
+    result = run_without(("onnxruntime", "tensorrt", "torch", "onnx"), INSPECT, bundle)
+    assert result.returncode == 0, result.stderr
+
+
+def test_inspect_names_an_altered_file(run_engine: Command, bundle: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(bundle, copy)
+    path = copy / "decode.onnx"
+    path.write_bytes(path.read_bytes()[:-1] + b"\\x00")
+    said = run_engine("--inspect", copy)
+    assert said.code == 2
+    assert "decode.onnx" in said.err
+
+
+def test_doctor_runs_where_everything_is_missing() -> None:
+    packages = ("numpy", "scipy", "plyfile", "tokenizers", "jinja2", "tqdm", "onnxruntime", "torch")
+    result = run_without(packages, DOCTOR)
+    assert result.returncode == 0, result.stderr
+    findings = json.loads(result.stdout)
+    assert findings["packages"]["numpy"], "the doctor reads what is installed, it imports nothing"
+    assert any("onnxruntime" in sentence for sentence in findings["advice"])
+
+
+def test_doctor_names_what_is_missing(run_engine: Command) -> None:
+    said = run_engine("--doctor")
+    assert said.code == 0
+    assert "tensorrt" in said.out
+    assert "GPU: " in said.out
+
+
+def test_a_missing_package_is_named_when_running() -> None:
+    code = "import sys; from runtime.cli import main; sys.exit(main(['-m', 'b', '-p', 'p.ply', '-o', 'o.txt']))"
+    result = run_without(("tokenizers",), code)
+    assert result.returncode == 2
+    assert "tokenizers" in result.stderr
+    assert "Traceback" not in result.stderr
