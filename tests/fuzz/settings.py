@@ -6,7 +6,6 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-
 TIMES = int(os.environ.get("FUZZ_TIMES", "1"))
 
 
