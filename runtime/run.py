@@ -11,7 +11,7 @@ from runtime.arrays import Array
 from runtime.bundle import Bundle
 from runtime.decode import Decoder, KVCache
 from runtime.decode.cache import DTYPES
-from runtime.engines import Backend, Engine, Tensor
+from runtime.engines import Backend, Engine, Tensor, check_dialect
 from runtime.manifest import Manifest
 from runtime.prompt import PromptBatch
 from runtime.recording import Recorder
@@ -33,6 +33,7 @@ class Engines:
     @classmethod
     def load(cls, bundle: Bundle, backend: Backend) -> Engines:
         """Load all three. Raises EngineError."""
+        check_dialect(bundle, backend.name)
         positions = np.arange(bundle.manifest.cache.capacity)
         return cls(
             backend=backend,

@@ -9,6 +9,7 @@ from pathlib import Path
 from export.bundle import ExportOptions, write_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
 from runtime.bundle import Bundle
+from runtime.manifest import QuantizationSpec
 
 MODES = [
     (None, None, "causal"),
@@ -33,7 +34,7 @@ Export = Callable[..., Exported]
 
 
 def exporter(tiny_checkpoint: Callable[..., Path], new_folder: Callable[[], Path]) -> Export:
-    """`export(family, vlm_pe, merge_rule, prefill_attention, max_length, **checkpoint options)`, each made once."""
+    """`export(family, vlm_pe, merge_rule, prefill_attention, max_length, quantization, **options)`, each made once."""
     made: dict[str, Exported] = {}
 
     def export(
@@ -42,12 +43,15 @@ def exporter(tiny_checkpoint: Callable[..., Path], new_folder: Callable[[], Path
         merge_rule: str | None = None,
         prefill_attention: str = "causal",
         max_length: int = 1024,
+        quantization: QuantizationSpec | None = None,
         **options: object,
     ) -> Exported:
-        key = repr((family, vlm_pe, merge_rule, prefill_attention, max_length, sorted(options.items())))
+        key = repr((family, vlm_pe, merge_rule, prefill_attention, max_length, quantization, sorted(options.items())))
         if key not in made:
             checkpoint = open_checkpoint(tiny_checkpoint(family, **options), vlm_pe=vlm_pe, merge_rule=merge_rule)
-            settings = ExportOptions(prefill_attention=prefill_attention, max_length=max_length)
+            settings = ExportOptions(
+                prefill_attention=prefill_attention, max_length=max_length, quantization=quantization
+            )
             folder = new_folder()
             write_bundle(checkpoint, folder, settings)
             made[key] = Exported(checkpoint, Bundle.open(folder), prefill_attention)

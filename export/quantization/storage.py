@@ -40,7 +40,8 @@ class Scheme:
         """Bits of a weight where it is a factor of a product; None keeps it in float32."""
         if weight == (EMBEDDINGS if self.tied else "lm_head.weight"):
             return self.quantization.head
-        return self.quantization.bits if weight.endswith("_proj.weight") else None
+        in_layer = weight.startswith("model.layers.") and weight.endswith("_proj.weight")
+        return self.quantization.bits if in_layer else None
 
     def row_bits(self, weight: str) -> int | None:
         """Bits of a weight where it is a table whose rows are gathered."""

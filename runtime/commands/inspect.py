@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 
 from runtime.bundle import Bundle
-from runtime.manifest import Manifest
+from runtime.manifest import Manifest, QuantizationSpec
 
 
 def inspect_bundle(folder: Path, *, as_json: bool, verify: bool) -> int:
@@ -41,6 +41,8 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("VLM_PE", encoding),
         ("prefill attention", position.prefill_attention),
         ("precision", manifest.precision),
+        ("quantization", _quantization(manifest.quantization)),
+        ("runs on", "every back end" if manifest.dialect == "portable" else f"{manifest.dialect} only"),
         ("cache", f"{manifest.cache.capacity} positions, layout {manifest.cache.layout}"),
         ("stop tokens", ", ".join(map(str, manifest.generation.stop_token_ids))),
         ("repetition penalty", "none" if penalty is None else f"{penalty:g}"),
@@ -48,3 +50,10 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("graphs", ", ".join(manifest.graphs.values())),
         ("size", f"{size / 1e6:,.1f} MB in {len(manifest.files)} files"),
     ]
+
+
+def _quantization(spec: QuantizationSpec | None) -> str:
+    if spec is None:
+        return "none"
+    head, embeddings = (f"int{bits}" if bits else "float32" for bits in (spec.head, spec.embeddings))
+    return f"int{spec.bits}, blocks of {spec.block_size}, head {head}, embeddings {embeddings}"

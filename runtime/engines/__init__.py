@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from runtime.engines.contract import Backend, Engine, Tensor, TensorSpec
+from runtime.engines.contract import Backend, Engine, Tensor, TensorSpec, check_dialect
 from runtime.errors import EngineError
 
 BACKENDS = ("onnxruntime",)
 
-__all__ = ["BACKENDS", "Backend", "Engine", "Tensor", "TensorSpec", "open_backend"]
+__all__ = ["BACKENDS", "Backend", "Engine", "Tensor", "TensorSpec", "check_dialect", "open_backend"]
 
 
 def open_backend(name: str = "onnxruntime", *, threads: int | None = None) -> Backend:

@@ -80,6 +80,16 @@ class Backend(Protocol):
         ...
 
 
+def check_dialect(bundle: Bundle, backend: str) -> None:
+    """A bundle is portable, or it has operators of the one back end that its dialect names. Raises EngineError."""
+    dialect = bundle.manifest.dialect
+    if dialect not in ("portable", backend):
+        raise EngineError(
+            f"{bundle.folder}: the graphs use operators of {dialect}, which the back end {backend!r} does not have. "
+            f"Run them with --backend {dialect}, or export again without --quantization."
+        )
+
+
 def check_feeds(engine: Engine, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> None:
     """Compare every tensor with the engine's own description, dynamic axes of one name with each other.
 
