@@ -116,9 +116,11 @@ def _unit_notes(points: Array, dtype: np.dtype[Any], scale: float | None) -> lis
             unit_warning(points)
             or f"The coordinates are whole numbers ({dtype.name}). If these are millimetres, give --scale 0.001."
         ]
+    if dtype.kind != "f":
+        return []
     farthest = max(float(points.max()), -float(points.min()))
     step = float(np.spacing(np.array(farthest / (scale or 1.0)).astype(dtype))) * (scale or 1.0)
-    if dtype.kind == "f" and dtype.itemsize <= 4 and step > _COARSEST and farthest < 1e9:
+    if dtype.itemsize <= 4 and step > _COARSEST and farthest < 1e9:
         return [
             f"Coordinates near {farthest:.3g} are only exact to {step:.2g} m as {dtype.name}. "
             "Move the scene to the origin before it is saved, or save it as double."

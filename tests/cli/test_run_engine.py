@@ -76,9 +76,10 @@ def test_text_and_json_hold_the_layout_in_metres(
 @pytest.mark.usefixtures("answering")
 def test_the_notebook_lines(exported: Export, scene: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The README shows them; they are the package's docstring."""
-    lines = (runtime.__doc__ or "").strip().split("\n")[2:]
+    shown = (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1].split("```")[0]
+    lines = [line for line in shown.splitlines() if line]
+    assert lines == [line.strip() for line in (runtime.__doc__ or "").strip().splitlines()[2:]]
     assert len(lines) == 3
-    assert "\n".join(lines) in (ROOT / "README.md").read_text(encoding="utf-8")
     shutil.copytree(exported("qwen", "3D_RoPE", "3D_only").bundle.folder, tmp_path / "bundle")
     monkeypatch.chdir(scene.parent)
     names: dict[str, object] = {}
