@@ -82,7 +82,7 @@ def other_element(draw: st.DrawFn, name: str) -> PlyElement:
 )
 def test_ply(tmp_path: Path, vertex: Any, before: PlyElement, after: PlyElement, form: str) -> None:
     element, points, colors = vertex
-    assume(np.ptp(points, axis=0).any())
+    assume(np.ptp(points, axis=0).astype(np.float32).any())  # equal as the model sees them is refused
     path = write(tmp_path / "a.ply", before, element, after, text=form == "text", byte_order=form)
     check(read_point_cloud(path), points, colors)
     assert check_scaled(read_point_cloud(path, scale=0.25), points)
@@ -112,7 +112,7 @@ def check_scaled(cloud: PointCloud, points: Array) -> bool:
     form=st.sampled_from(["npy", "npz", "packed", "xyz", "array"]),
 )
 def test_tables(tmp_path: Path, table: Array, form: str) -> None:
-    assume(np.ptp(table.astype(np.float64), axis=0).any())
+    assume(np.ptp(table.astype(np.float64), axis=0).astype(np.float32).any())
     check(read_table(tmp_path, table, form), table.astype(np.float64), None)
 
 
