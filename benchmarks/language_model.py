@@ -2,6 +2,7 @@
 
 python -m benchmarks.language_model --bundle BUNDLE          our runtime
 python -m benchmarks.language_model --transformers MODEL     transformers, eager attention, dynamic cache, float32
+python -m benchmarks.language_model --genai FOLDER           onnxruntime-genai; benchmarks.genai makes the folder
 The last line is JSON.
 """
 
@@ -83,6 +84,16 @@ def transformers_eager(model: str, points: int, threads: int) -> Start:
     return start
 
 
+def onnxruntime_genai(folder: str, points: int, threads: int) -> Start:
+    """A folder that `benchmarks.genai` wrote, token by token, so that the tokens can be compared."""
+    from benchmarks.genai import contender
+
+    return contender(folder, points, threads)
+
+
+CONTENDERS = {"bundle": our_runtime, "transformers": transformers_eager, "genai": onnxruntime_genai}
+
+
 def prompt(hidden_size: int, points: int) -> tuple[Array, Array, Array]:
     """Random ids [S], point embeddings [S, C] and their mask [S], the same for every contender."""
     rng = np.random.default_rng(0)
@@ -118,16 +129,15 @@ def measure(start: Start, tokens: int, repeats: int) -> dict[str, Any]:
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--bundle", type=Path)
-    p.add_argument("--transformers", type=Path)
+    contender = p.add_mutually_exclusive_group(required=True)
+    for name in CONTENDERS:
+        contender.add_argument(f"--{name}", type=Path)
     p.add_argument("--points", type=int, default=556)
     p.add_argument("--tokens", type=int, default=32)
     p.add_argument("--repeats", type=int, default=2)
     p.add_argument("--threads", type=int, default=2)
     args = p.parse_args()
-    make, source = (our_runtime, args.bundle) if args.bundle else (transformers_eager, args.transformers)
-    if source is None:
-        p.error("name --bundle or --transformers")
+    make, source = next((make, getattr(args, name)) for name, make in CONTENDERS.items() if getattr(args, name))
     print(json.dumps(measure(make(str(source), args.points, args.threads), args.tokens, args.repeats)))
 
 
