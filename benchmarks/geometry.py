@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import statistics
 import time
 from itertools import pairwise
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.machine import cpu_name
 from demo.make_room import make_room
 from runtime.manifest import EncoderSpec
 from runtime.points import PointCloud, clean_up, encoder_inputs, grid_sample, read_point_cloud
@@ -49,16 +49,6 @@ def run_once(cloud: PointCloud) -> tuple[list[float], tuple[int, ...]]:
     inputs = encoder_inputs(voxels, SPEC)
     marks.append(time.perf_counter())
     return [after - before for before, after in pairwise(marks)], inputs.voxel_counts
-
-
-def cpu_name() -> str:
-    """The processor's model where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
 
 
 def measure(cloud: PointCloud, warm_up: int, runs: int) -> dict[str, object]:

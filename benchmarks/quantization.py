@@ -156,7 +156,9 @@ def size(folder: Path) -> dict[str, Any]:
     total = sum(record.bytes for record in Bundle.open(folder, verify=False).manifest.files.values())
     facts = {"bundle_gb": total / 1e9, "language_model_gb": manifest.files[file].bytes / 1e9}
     quantization = manifest.quantization
-    return facts | ({} if quantization is None else {"block_size": quantization.block_size, "head": quantization.head})
+    return facts | (
+        {} if quantization is None else {"block_size": quantization.block_size, "head_bits": quantization.head or 32}
+    )
 
 
 def speed(own: list[dict[str, Any]], base: list[dict[str, Any]]) -> dict[str, float]:

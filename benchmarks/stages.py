@@ -41,7 +41,9 @@ def report(
     """What the JSON line holds."""
     first, manifest = results[0], pipeline.manifest
     stages = {name: statistics.median(r.milliseconds[name] for r in results) for name in first.milliseconds}
-    steps = len(first.tokens) - 1
+    steps = len(first.tokens) - 1  # the first token comes with prefill
+    if steps < 1:
+        raise SystemExit("The first token ended the text, so there is no decode step to time. Use another scene.")
     per_token = stages["decode"] / steps
     read = manifest.files[manifest.weights["decode"]].bytes / 1e9
     return {
