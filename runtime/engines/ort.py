@@ -80,7 +80,7 @@ class OrtBackend(HostMemory):
             session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # as above
             raise EngineError(
-                f"{path}: ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}"
+                f"{path}: ONNX Runtime {ort.__version__} refuses the graph: {_first_line(error)}{_newer(bundle)}"
             ) from error
         return OrtEngine(graph, session, values)
 
@@ -99,6 +99,11 @@ class OrtBackend(HostMemory):
         if key not in self._weights:
             self._weights[key] = bundle.weights(graph)
         return self._weights[key]
+
+
+def _newer(bundle: Bundle) -> str:
+    """1.23 is the first version whose GatherBlockQuantized takes rows of 8 bits."""
+    return " Quantized bundles need version 1.23 or newer." if bundle.manifest.quantization is not None else ""
 
 
 def _spec(node: Any) -> TensorSpec:

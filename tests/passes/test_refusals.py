@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import onnx
 import pytest
 
 from export.bundle import ExportOptions, check_export
@@ -15,6 +16,7 @@ from export.checkpoint import open_checkpoint
 from export.cli import main
 from export.quantization.options import check_quantization, quantization_spec
 from runtime.bundle import Bundle
+from runtime.engines import open_backend
 from runtime.errors import BundleError, EngineError, SceneError
 from runtime.manifest import FILE_NAME, QuantizationSpec
 from runtime.run import Engines
@@ -43,6 +45,20 @@ def test_another_back_end_refuses_the_dialect(exported: Export) -> None:
         EngineError, match=r"use operators of onnxruntime, which the back end 'counting' does not have\. Run"
     ):
         Engines.load(bundle, CountingBackend())
+
+
+def test_an_onnxruntime_that_refuses_the_operators_may_be_too_old(exported: Export, tmp_path: Path) -> None:
+    """Stood in for by a graph whose operator has an attribute that no version knows."""
+    folder = tmp_path / "bundle"
+    shutil.copytree(exported("qwen", quantization=quantization_spec("int8")).bundle.folder, folder)
+    bundle = Bundle.open(folder)
+    model = onnx.load(bundle.graph("decode"), load_external_data=False)
+    for node in model.graph.node:
+        if node.op_type == "GatherBlockQuantized":
+            node.attribute.append(onnx.helper.make_attribute("of_the_future", 1))
+    bundle.graph("decode").write_bytes(model.SerializeToString())
+    with pytest.raises(EngineError, match=r"refuses the graph: .*of_the_future.*need version 1\.23 or newer\."):
+        open_backend(threads=1).load(bundle, "decode")
 
 
 def test_an_unknown_dialect_is_refused(exported: Export, tmp_path: Path) -> None:
