@@ -12,6 +12,7 @@ PIP = -m pip install --quiet --disable-pip-version-check
 .PHONY: demo test lint clean
 
 demo: .venv-demo/ready
+	rm -rf out/checkpoint
 	.venv-demo/bin/python -m export.make_checkpoint --family qwen --size tiny --seed 0 --output out/checkpoint
 	.venv-demo/bin/python export_model.py --model out/checkpoint --output out/bundle --VLM_PE 3D_RoPE --PCD_PE_Merge_Rule 3D_only
 	.venv-demo/bin/python run_engine.py --bundle out/bundle --point_cloud demo/room.ply --output out/room.txt --max_new_tokens 256 --timings --save_tensors out/tensors.npz

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
+from runtime.arrays import Array
 from runtime.bundle import Bundle
 from runtime.clock import Clock
 from runtime.decode import TokenChooser
 from runtime.engines import Backend, open_backend
-from runtime.errors import CapacityError
+from runtime.errors import CapacityError, PlyError
 from runtime.layout import parse_layout, translate, undiscretize
 from runtime.points import PointCloud, clean_up, encoder_inputs, grid_sample, inspect_cloud, read_point_cloud
 from runtime.prompt import TextStream, Tokenizer, batch_prompts, merge_prompt, user_content
@@ -19,6 +21,8 @@ from runtime.recording import Recorder
 from runtime.report import scene_report
 from runtime.run import Engines, Run
 from runtime.scene import Request, Result, Scene
+
+SceneSource = str | Path | PointCloud | Array  # a file, a cloud, or points [N, 3] or [N, 6] with colours
 
 
 class Pipeline:
@@ -39,7 +43,7 @@ class Pipeline:
 
     def __call__(
         self,
-        scene: str | Path | PointCloud,
+        scene: SceneSource,
         request: Request | None = None,
         *,
         on_text: Callable[[str], None] | None = None,
@@ -49,18 +53,18 @@ class Pipeline:
         request = request or Request()
         return self.run([self.prepare(scene, request)], request, on_text=on_text, recorder=recorder)[0]
 
-    def prepare(self, scene: str | Path | PointCloud, request: Request) -> Scene:
+    def prepare(self, scene: SceneSource, request: Request) -> Scene:
         """All work on the host before the engines: points, geometry of every stage, prompt. Raises SceneError."""
         clock, spec = Clock(), self.manifest.encoder
         with clock.stage("reading"):
-            cloud = scene if isinstance(scene, PointCloud) else read_point_cloud(Path(scene), scale=request.scale)
-        with clock.stage("geometry"):
+            cloud = _read(scene, request.scale)
+        with clock.stage("geometry"), _naming(scene):
             voxels = grid_sample(clean_up(cloud, spec.grid_size) if request.clean_up else cloud, spec.num_bins)
             inputs = encoder_inputs(voxels, spec)
         with clock.stage("prompt"):
             text_ids = self.tokenizer.encode_prompt(user_content(request.detect_type, request.categories))
             prompt = merge_prompt(text_ids, len(inputs.patch_coords), self.manifest.prompt)
-        with clock.stage("report"):
+        with clock.stage("geometry"):
             found = inspect_cloud(cloud, voxels, inputs)
             report = scene_report(found, inputs.voxel_counts, prompt.length, request.max_new_tokens, self.manifest)
         self._check_room(prompt.length, prompt.num_points)
@@ -134,6 +138,25 @@ class Pipeline:
         if tokens and tokens[-1] in self.manifest.generation.stop_token_ids:
             return "stop token"
         return "max_new_tokens" if len(tokens) == request.max_new_tokens else "cache capacity"
+
+
+def _read(scene: SceneSource, scale: float | None) -> PointCloud:
+    if isinstance(scene, PointCloud):
+        return scene
+    if isinstance(scene, np.ndarray):
+        return PointCloud.from_array(scene, scale=scale)
+    return read_point_cloud(scene, scale=scale)
+
+
+@contextmanager
+def _naming(scene: SceneSource) -> Iterator[None]:
+    """Put the file's name before what the geometry has to say."""
+    try:
+        yield
+    except PlyError as error:
+        if not isinstance(scene, str | Path):
+            raise
+        raise PlyError(f"{scene}: {error}") from error
 
 
 def _collect(steps: Iterable[list[int | None]], batch: int, show: Callable[[int | None], None]) -> list[list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.commands import options
+from runtime.commands import options, summary
 from runtime.commands.journal import Journal
 from runtime.errors import SceneError
 from runtime.layout import write_layout
@@ -29,6 +30,7 @@ class Tally:
     done: list[str] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)  # and why
+    warnings: dict[str, list[str]] = field(default_factory=dict)  # of those done
 
     def line(self) -> str:
         """One line for the end."""
@@ -45,13 +47,14 @@ class Job:
 
 def run_folder(args: argparse.Namespace) -> int:
     """Run all scenes of `--point_cloud` into the folder `--output`. Returns 1 if any failed. Raises SceneError."""
-    jobs = _jobs(args.point_cloud, args.output, args.output_format)
+    tally = Tally()
+    jobs = _jobs(args, tally)
     options.make_folder(args.output)
     pipeline = Pipeline.load(args.bundle, backend=args.backend, threads=args.threads, verify=not args.no_verify)
     request = options.request(args, pipeline.manifest)
     journal = Journal.open(args.output, pipeline.bundle, request)
-    tally = Tally()
-    with tqdm(total=len(jobs), unit="scene", desc="Scenes", disable=args.quiet or args.json) as bar:
+    silent = args.quiet or args.json
+    with tqdm(total=len(jobs), unit="scene", desc="Scenes", disable=silent) as bar:
         waiting = []
         for job in jobs:
             if not args.overwrite and journal.has(job.scene, job.output):
@@ -60,26 +63,38 @@ def run_folder(args: argparse.Namespace) -> int:
             else:
                 waiting.append(job)
         for batch in _batches(waiting, args.batch_size):
-            _run_batch(pipeline, request, journal, batch, tally)
+            for job, result in _run_batch(pipeline, request, batch, tally):
+                _finish(args, journal, job, result, tally)
             bar.update(len(batch))
     _report(args, tally)
     return 1 if tally.failed else 0
 
 
-def _jobs(folder: Path, output: Path, ending: str) -> list[Job]:
-    """The scenes of a folder in the order of their names. Raises SceneError for none, and for two of one name."""
+def _jobs(args: argparse.Namespace, tally: Tally) -> list[Job]:
+    """The scenes of a folder in the order of their names; of two that would share a layout, the second fails."""
+    folder = args.point_cloud
     try:
-        scenes = sorted(path for path in folder.iterdir() if path.suffix.lower() in ENDINGS and path.is_file())
+        paths = sorted(path for path in folder.iterdir() if path.is_file())
     except OSError as error:
         raise SceneError(f"{folder}: cannot be listed ({error.strerror}). Name a folder that can be read.") from error
+    scenes = [path for path in paths if path.suffix.lower() in ENDINGS]
     if not scenes:
         raise SceneError(f"{folder}: holds no scene ({', '.join(ENDINGS)}). Name a folder of point clouds.")
+    if texts := [path.name for path in paths if path.suffix.lower() == ".txt"]:
+        _say(args, f"{folder}: {len(texts)} .txt files are not taken for scenes. Rename them to .xyz if they are.")
     by_output: dict[Path, Path] = {}
     for scene in scenes:
-        target = output / f"{scene.stem}.{ending}"
+        target = args.output / f"{scene.stem}.{args.output_format}"
         if (other := by_output.setdefault(target, scene)) != scene:
-            raise SceneError(f"{folder}: {other.name} and {scene.name} would both become {target.name}. Rename one.")
+            reason = f"{scene}: its layout would be {target.name}, as that of {other.name}. Rename one of the scenes."
+            _fail(tally, Job(scene, target), SceneError(reason))
     return [Job(scene, target) for target, scene in by_output.items()]
+
+
+def _say(args: argparse.Namespace, sentence: str) -> None:
+    """A warning between the bars."""
+    if not args.quiet:
+        tqdm.write(f"warning: {sentence}", file=sys.stderr)
 
 
 def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
@@ -87,21 +102,33 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
         yield jobs[start : start + size]
 
 
-def _run_batch(pipeline: Pipeline, request: Request, journal: Journal, jobs: Sequence[Job], tally: Tally) -> None:
-    """Prepare each scene, run those that can be run together, write each."""
+def _run_batch(pipeline: Pipeline, request: Request, jobs: Sequence[Job], tally: Tally) -> Iterator[tuple[Job, Result]]:
+    """Prepare each scene, and run those that can be run together."""
     ready: list[tuple[Job, Scene]] = []
     for job in jobs:
         try:
             ready.append((job, pipeline.prepare(job.scene, request)))
         except (SceneError, MemoryError) as error:
             _fail(tally, job, error)
-    for job, result in _results(pipeline, request, ready, tally):
-        try:
-            write_layout(result.layout, job.output)
-            journal.add(job.scene, job.output)
-            tally.done.append(job.scene.name)
-        except SceneError as error:
-            _fail(tally, job, error)
+    yield from _results(pipeline, request, ready, tally)
+
+
+def _finish(args: argparse.Namespace, journal: Journal, job: Job, result: Result, tally: Tally) -> None:
+    """Write a layout, note it, and say what came of the scene."""
+    try:
+        write_layout(result.layout, job.output)
+        journal.add(job.scene, job.output)
+    except SceneError as error:
+        _fail(tally, job, error)
+        return
+    tally.done.append(job.scene.name)
+    if warnings := [*result.report.warnings, *summary.issues(result)]:
+        tally.warnings[job.scene.name] = warnings
+    for warning in warnings:
+        _say(args, f"{job.scene.name}: {warning}")
+    if not (args.quiet or args.json):
+        lines = [f"{job.scene.name}: {summary.line(result)}", *(result.report.lines() if args.report else [])]
+        tqdm.write("\n".join(lines + ([summary.timings(result)] if args.timings else [])))
 
 
 def _results(
@@ -129,7 +156,7 @@ def _fail(tally: Tally, job: Job, error: Exception) -> None:
 
 def _report(args: argparse.Namespace, tally: Tally) -> None:
     if args.json:
-        facts = {"bundle": str(args.bundle), "point_cloud": str(args.point_cloud), "output": str(args.output)}
-        print(json.dumps({**facts, "done": tally.done, "skipped": tally.skipped, "failed": tally.failed}))
+        facts = {name: str(getattr(args, name)) for name in ("bundle", "point_cloud", "output")}
+        print(json.dumps({**facts, **dataclasses.asdict(tally)}))
     elif not args.quiet:
         print(f"{args.output}: {tally.line()}")

@@ -65,6 +65,8 @@ def _print_host_side(manifest: Manifest, scene: Scene, out: TextIO) -> None:
 
 
 def _print_now(text: str) -> None:
-    """A terminal that cannot show a character shows a question mark, and the run goes on."""
+    """A terminal that cannot show a character shows a question mark, and the run goes on. Control characters are
+    escaped: they would command the terminal."""
     encoding = sys.stdout.encoding or "utf-8"
+    text = "".join(char if char.isprintable() or char == "\n" else ascii(char)[1:-1] for char in text)
     print(text.encode(encoding, "replace").decode(encoding), end="", flush=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ examples:
   python run_engine.py --bundle bundle --point_cloud scene.ply --output scene.txt
   python run_engine.py -m bundle -p scene.ply -o scene.json -d object -c bed nightstand --timings
   python run_engine.py -m bundle -p scenes/ -o layouts/ --batch_size 4
-  python run_engine.py -m bundle -p scene.ply -o scene.txt --json | jq .entities
+  python run_engine.py -m bundle -p scene.ply -o scene.txt --json | jq .layout.walls
   python run_engine.py --inspect bundle
   python run_engine.py --doctor
 
@@ -63,7 +65,7 @@ def _add_scene(p: argparse._ArgumentGroup) -> None:
     )
     p.add_argument("-d", "--detect_type", default="all", choices=DETECT_TYPES, help="what to look for (default: all)")
     p.add_argument(
-        "-c", "--category", nargs="+", default=[], choices=CATEGORIES, metavar="NAME",
+        "-c", "--category", nargs="+", default=[], metavar="NAME",
         help=f"box categories to look for (default: all). Known: {', '.join(CATEGORIES)}",
     )  # fmt: skip
     p.add_argument(
@@ -115,6 +117,11 @@ def check(args: argparse.Namespace) -> None:
     if missing := [name for name in ("bundle", "point_cloud", "output") if getattr(args, name) is None]:
         raise SceneError(f"--{' and --'.join(missing)} must be given; --help shows examples.")
     _check_numbers(args)
+    _check_categories(args.category)
+    if str(args.output) == "-":
+        raise SceneError("--output - is not a file. Name one, or read the layout from stdout with --json.")
+    if args.save_tensors and args.save_tensors.suffix != ".npz":
+        raise SceneError(f"{args.save_tensors}: --save_tensors writes an .npz file; give it that ending.")
     if is_folder(args):
         if args.save_tensors:
             raise SceneError(
@@ -130,13 +137,34 @@ def check(args: argparse.Namespace) -> None:
         raise SceneError(
             f"{args.output}: the ending is {args.output.suffix!r}, but {' or '.join(ENDINGS)} was expected."
         )
-    for path in filter(None, (args.output, args.save_tensors)):
+    written = [path for path in (args.output, args.save_tensors) if path]
+    for path in written:
         _check_writable(path)
+        if same_file(path, args.point_cloud):
+            raise SceneError(f"{path}: is the scene itself, which the output would replace. Name another output.")
+    if len({path.resolve() for path in written}) < len(written):
+        raise SceneError(f"{args.output}: is named for the layout and for --save_tensors. Name two files.")
 
 
 def is_folder(args: argparse.Namespace) -> bool:
     """Whether the scene is a folder of scenes."""
     return bool(args.point_cloud.is_dir())
+
+
+def same_file(path: Path, other: Path) -> bool:
+    """Whether both name one file that exists."""
+    try:
+        return path.samefile(other)
+    except OSError:
+        return False
+
+
+def _check_categories(names: Sequence[str]) -> None:
+    for name in names:
+        if name not in CATEGORIES:
+            near = difflib.get_close_matches(name, CATEGORIES, n=1)
+            hint = f"Did you mean {near[0]}?" if near else "--help lists them."
+            raise SceneError(f"--category {name} is none of the {len(CATEGORIES)} categories. {hint}")
 
 
 def make_folder(path: Path) -> None:

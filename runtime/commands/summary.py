@@ -5,7 +5,10 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from runtime.layout import to_json as layout_json
 from runtime.scene import Result
+
+SHOWN = 3  # sentences about unused lines; more would hide the rest
 
 
 def line(result: Result) -> str:
@@ -15,8 +18,12 @@ def line(result: Result) -> str:
 
 
 def issues(result: Result) -> list[str]:
-    """A sentence for each generated line that was not used."""
-    return [f"line {issue.line} of the generated text was not used ({issue.reason})" for issue in result.layout.issues]
+    """Sentences about generated lines that were not used; all of them are in the layout's `issues`."""
+    found = result.layout.issues
+    lines = [f"line {issue.line} of the generated text was not used ({issue.reason})" for issue in found[:SHOWN]]
+    if len(found) > SHOWN:
+        lines.append(f"{len(found) - SHOWN} more lines were not used; a .json output lists them with their reasons")
+    return lines
 
 
 def entities(result: Result) -> dict[str, int]:
@@ -45,6 +52,7 @@ def to_json(args: argparse.Namespace, result: Result) -> dict[str, Any]:
         "point_cloud": str(args.point_cloud),
         "output": str(args.output),
         "entities": entities(result),
+        "layout": layout_json(result.layout),
         "points": result.report.cloud.points,
         "voxels": result.report.voxels,
         "point_tokens": result.report.point_tokens,
@@ -52,7 +60,6 @@ def to_json(args: argparse.Namespace, result: Result) -> dict[str, Any]:
         "generated_tokens": len(result.tokens),
         "stopped_by": result.stopped_by,
         "text": result.text,
-        "issues": [{"line": i.line, "text": i.text, "reason": i.reason} for i in result.layout.issues],
         "warnings": list(result.report.warnings),
         "report": result.report.to_json(),
         "milliseconds": {stage: round(value, 3) for stage, value in result.milliseconds.items()},

@@ -25,9 +25,10 @@ def clean_up(cloud: PointCloud, voxel_size: float) -> PointCloud:
     """
     cleaned = remove_outliers(voxel_mean(cloud, voxel_size))
     if not len(cleaned):
+        size = " x ".join(f"{extent:.3g}" for extent in np.ptp(cloud.points, axis=0).tolist())
         raise PlyError(
-            f"The clean-up left none of {len(cloud)} points: they are too few or too evenly spaced to tell outliers. "
-            "Use a denser scan or skip the clean-up with --no_cleanup."
+            f"the clean-up left none of {len(cloud)} points in a scene of {size} m: they are too few, too evenly "
+            "spaced, or in another unit than metres (--scale). Use a denser scan, or skip it with --no_cleanup."
         )
     return cleaned
 

@@ -118,11 +118,24 @@ def test_a_torn_journal_costs_one_scene(run: Command, tmp_path: Path) -> None:
     assert len(summary(run(output, "--json"))["skipped"]) == 3  # type: ignore[arg-type]
 
 
-def test_two_scenes_of_one_name_are_refused(run: Command, scenes: Path, tmp_path: Path) -> None:
-    np.save(scenes / "bath.npy", room(1, 100).points)
-    said = run(tmp_path / "out")
-    assert said.code == 2
-    assert "bath.npy and bath.ply would both become bath.txt. Rename one." in said.err
+def test_of_two_scenes_with_one_name_the_second_fails(run: Command, scenes: Path, tmp_path: Path) -> None:
+    np.save(scenes / "bath.npy", room(1, 300).points)
+    said = run(tmp_path / "out", "--json")
+    assert said.code == 1
+    assert list(summary(said)["failed"]) == ["bath.ply"]  # type: ignore[call-overload]
+    assert "bath.ply: its layout would be bath.txt, as that of bath.npy. Rename one of the scenes." in said.err
+
+
+def test_warnings_of_each_scene_are_shown_and_kept(run: Command, scenes: Path, tmp_path: Path) -> None:
+    np.save(scenes / "huge.npy", (room(1, 300).points * 1000).astype(np.int32))
+    (scenes / "notes.txt").write_text("not a scene")
+    said = run(tmp_path / "out", "--json")
+    assert "--scale 0.001" in summary(said)["warnings"]["huge.npy"][0]  # type: ignore[index]
+    assert "warning: huge.npy: " in said.err
+    assert "1 .txt files are not taken for scenes" in said.err
+    spoken = run(tmp_path / "out", "--overwrite", "--report", "--timings").out
+    assert spoken.count("tokens/s while decoding") == 4
+    assert spoken.count("up axis: ") == 4
 
 
 def test_kill_9_loses_at_most_the_scene_under_way(bundle: Path, scenes: Path, tmp_path: Path) -> None:

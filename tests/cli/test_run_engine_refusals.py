@@ -15,13 +15,23 @@ from tests.cli.conftest import Command, Said
 from tests.exported import Export
 
 
+INPUTS = {"scene.ply", "broken.ply", "points.txt", "empty", "empty.npz", "no_manifest"}
+
+
 def assert_refused(said: Said, sentence: str, folder: Path) -> None:
     assert said.code == 2
     assert said.err.startswith("run_engine.py: ")
     assert sentence in said.err
     assert said.err.count("\n") == 1, "one sentence, no traceback"
     assert said.out == ""
-    assert {path.name for path in folder.iterdir()} <= {"scene.ply", "broken.ply", "empty", "no_manifest"}
+    assert {path.name for path in folder.iterdir()} <= {
+        "scene.ply",
+        "broken.ply",
+        "points.txt",
+        "empty",
+        "empty.npz",
+        "no_manifest",
+    }
 
 
 @pytest.mark.parametrize(
@@ -31,6 +41,12 @@ def assert_refused(said: Said, sentence: str, folder: Path) -> None:
         (["--do_sample", "--temperature", "0"], "--do_sample draws tokens, but --temperature 0 chooses the likeliest."),
         (["--repetition_penalty", "0"], "--repetition_penalty is 0.0, but a number above 0 is needed."),
         (["--scale", "-1"], "--scale is -1.0, but a number above 0 is needed."),
+        (["-o", "-"], "--output - is not a file. Name one, or read the layout from stdout with --json."),
+        (["-o", "scene.ply"], "scene.ply: the ending is '.ply'"),
+        (["-p", "points.txt", "-o", "points.txt"], "points.txt: is the scene itself, which the output would replace."),
+        (["-p", "points.txt", "-o", "."], "points.txt: is the scene itself, which the output would replace."),
+        (["--save_tensors", "t.npy"], "t.npy: --save_tensors writes an .npz file; give it that ending."),
+        (["-c", "beds"], "--category beds is none of the 59 categories. Did you mean bed?"),
         (["--batch_size", "0"], "--batch_size is 0, but at least 1 is needed."),
         (["--max_new_tokens", "0"], "--max_new_tokens is 0, but at least 1 is needed."),
         (["--temperature", "-0.1"], "--temperature is -0.1, but at least 0.0 is needed."),
@@ -61,6 +77,7 @@ def test_refused(
 ) -> None:
     folder = scene.parent
     (folder / "broken.ply").write_text("solid cube\n")
+    (folder / "points.txt").write_text("0 0 0\n1 2 3\n")
     (folder / "empty").mkdir()
     (folder / "no_manifest").mkdir()
     monkeypatch.chdir(folder)
@@ -81,14 +98,14 @@ def test_a_folder_one_may_not_write_to(engine: Command, scene: Path, monkeypatch
 
 
 def test_a_folder_is_no_file_for_tensors(engine: Command, scene: Path) -> None:
-    (scene.parent / "empty").mkdir()
-    said = engine("-o", scene.parent / "out.txt", "--save_tensors", scene.parent / "empty")
+    (scene.parent / "empty.npz").mkdir()
+    said = engine("-o", scene.parent / "out.txt", "--save_tensors", scene.parent / "empty.npz")
     assert_refused(said, "cannot be written there", scene.parent)
 
 
 @pytest.mark.parametrize(
     "options",
-    [["--max_new_tokens", "many"], ["-d", "walls"], ["-c", "dragon"], ["--backend", "none"], ["--no_such_option"]],
+    [["--max_new_tokens", "many"], ["-d", "walls"], ["--backend", "none"], ["--no_such_option"]],
     ids=" ".join,
 )
 def test_mistyped_options_end_with_2_and_the_usage(engine: Command, scene: Path, options: list[str]) -> None:
