@@ -14,7 +14,6 @@ from runtime.pipeline import Pipeline
 from tests.cli.conftest import Command, Said
 from tests.exported import Export
 
-
 INPUTS = {"scene.ply", "broken.ply", "points.txt", "empty", "empty.npz", "no_manifest"}
 
 
