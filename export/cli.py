@@ -57,6 +57,19 @@ def parser() -> argparse.ArgumentParser:
         choices=["causal", "full"],
         help="full: every prompt token sees every other, as the 3D modes really ran in the reference (default: causal)",
     )
+    _add_precision(p)
+    p.add_argument("--max_length", type=int, default=8192, help="cache capacity in positions (default: 8192)")
+    p.add_argument(
+        "--encoder_bf16_rounding",
+        action="store_true",
+        help="round the encoder's weights through bfloat16, as upstream's default loading does",
+    )
+    p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    p.add_argument("--json", action="store_true", help="print a machine-readable summary on stdout")
+    return p
+
+
+def _add_precision(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--precision",
         default="fp32",
@@ -86,15 +99,6 @@ def parser() -> argparse.ArgumentParser:
         help="the embeddings of a quantized bundle; tied ones share a tensor with a head of the same type "
         "(default: as the head)",
     )
-    p.add_argument("--max_length", type=int, default=8192, help="cache capacity in positions (default: 8192)")
-    p.add_argument(
-        "--encoder_bf16_rounding",
-        action="store_true",
-        help="round the encoder's weights through bfloat16, as upstream's default loading does",
-    )
-    p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
-    p.add_argument("--json", action="store_true", help="print a machine-readable summary on stdout")
-    return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
