@@ -70,6 +70,8 @@ class OrtBackend(HostMemory):
                 f"Export again with --precision fp32, or run this bundle on a GPU."
             )
         options = self._options(packed=graph != "encoder" and bundle.manifest.quantization is not None)
+        # An arena would keep the encoder's intermediates, by far the largest, for good and in powers of two.
+        options.enable_cpu_mem_arena = graph != "encoder"
         values = []
         for name, array in self._shared(bundle, graph).items():
             value = ort.OrtValue.ortvalue_from_numpy(array)  # refers to the map, does not copy
