@@ -26,7 +26,7 @@ from export.quantization.options import check_quantization
 from export.quantization.storage import Scheme, store, stored_bytes
 from export.rope import position_spec
 from runtime.bundle import INDEX_ENDING, file_digest
-from runtime.errors import BundleError
+from runtime.errors import BundleError, CheckpointError, SceneError
 from runtime.manifest import (
     FILE_NAME,
     SCHEMA,
@@ -37,7 +37,9 @@ from runtime.manifest import (
     PromptSpec,
     QuantizationSpec,
 )
+from runtime.prompt import Tokenizer, merge_prompt, user_content
 
+CREATOR = "spatiallm-export"
 GRAPHS = {"encoder": "encoder.onnx", "prefill": "prefill.onnx", "decode": "decode.onnx"}
 WEIGHTS = {"encoder": "encoder.weights", "prefill": "language_model.weights", "decode": "language_model.weights"}
 TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -69,7 +71,7 @@ def write_bundle(
         files = {path.name: hashed.get(path.name) or _record(path) for path in sorted(partial.iterdir())}
         manifest = Manifest(
             schema=SCHEMA,
-            created_by=f"spatiallm-export {VERSION}",
+            created_by=f"{CREATOR} {VERSION}",
             model=checkpoint.model,
             precision=options.precision,
             serialization="identity",
@@ -160,6 +162,12 @@ def _add_all(
 ) -> None:
     for item in plan:
         tensor = item.make(checkpoint.float_tensor).to(dtype(item.name))
+        if not torch.isfinite(tensor).all():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise CheckpointError(
+                f"{checkpoint.folder}: {', '.join(item.sources)} holds values that are no finite {kind} numbers. "
+                f"The checkpoint is damaged, or needs a wider --precision."
+            )
         if scheme is None:
             weights.add(item.name, tensor)
             progress(weights.records[item.name].bytes)
@@ -211,7 +219,7 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> PromptSpec:
     files, config = checkpoint.tokenizer_files(), checkpoint.config
     shutil.copyfile(files.tokenizer_json, folder / "tokenizer.json")
     (folder / "chat_template.jinja").write_text(files.chat_template, encoding="utf-8")
-    return PromptSpec(
+    spec = PromptSpec(
         system_message=files.system_message,
         point_start_token_id=config.point_start_token_id,
         point_end_token_id=config.point_end_token_id,
@@ -219,6 +227,20 @@ def _write_tokenizer(checkpoint: Checkpoint, folder: Path) -> PromptSpec:
         bos_token=files.bos_token,
         eos_token=files.eos_token,
     )
+    _try_prompt(checkpoint, folder, spec)
+    return spec
+
+
+def _try_prompt(checkpoint: Checkpoint, folder: Path, spec: PromptSpec) -> None:
+    """Make one prompt, so that a tokenizer or template that cannot is found now and not at the first scene."""
+    try:
+        merge_prompt(Tokenizer.load(folder, spec).encode_prompt(user_content()), 1, spec)
+    except SceneError as error:
+        reason = str(error).replace(str(folder), str(checkpoint.folder)).split(". ")[0]
+        raise CheckpointError(
+            f"{checkpoint.folder}: its tokenizer or chat template makes no usable prompt ({reason}). "
+            f"Check that tokenizer, template and config.json belong together."
+        ) from error
 
 
 @contextmanager
@@ -271,5 +293,7 @@ def _bundle_files(folder: Path) -> set[str]:
         facts = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return set()
-    files = facts.get("files") if isinstance(facts, dict) else None
+    if not (isinstance(facts, dict) and str(facts.get("created_by")).startswith(CREATOR) and "graphs" in facts):
+        return set()
+    files = facts.get("files")
     return {FILE_NAME, ENGINES, *files} if isinstance(files, dict) else set()

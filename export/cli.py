@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from tqdm import tqdm
 
 from export.quantization.options import BITS, BLOCK_SIZES, DEFAULT_BLOCK_SIZE, DEFAULT_HEAD, KEPT, quantization_spec
 from runtime.bundle import MAX_CAPACITY
+from runtime.door import guarded
 from runtime.errors import SceneError
 from runtime.manifest import QuantizationSpec
 
@@ -103,26 +103,15 @@ def _add_precision(p: argparse.ArgumentParser) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the export: 0 when the bundle stands, 2 with one sentence on stderr when it cannot."""
-    args = parser().parse_args(arguments)
-    try:
-        _export(args)
-    except SceneError as error:
-        print(f"export_model.py: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("export_model.py: interrupted; nothing was written.", file=sys.stderr)
-        return 130
-    except ModuleNotFoundError as error:
-        print(
-            f"export_model.py: needs the package {error.name!r}, which is not installed. "
-            f"Install it: pip install '.[export]'",
-            file=sys.stderr,
-        )
-        return 2
-    return 0
+    return guarded(
+        "export_model.py",
+        lambda: _export(parser().parse_args(arguments)),
+        interrupted="nothing was written",
+        install="pip install '.[export]'",
+    )
 
 
-def _export(args: argparse.Namespace) -> None:
+def _export(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     _check(args)
     # torch and onnx take seconds to import: --help and a mistyped option should not wait for them
@@ -159,6 +148,7 @@ def _export(args: argparse.Namespace) -> None:
     elif not args.quiet:
         print(f"Bundle {args.output}: {size / 1e6:,.1f} MB in {seconds:.1f} s.")
         print(f"Next: python run_engine.py --bundle {args.output} --point_cloud scene.ply --output scene.txt")
+    return 0
 
 
 def _quantization(args: argparse.Namespace) -> QuantizationSpec | None:
@@ -168,6 +158,8 @@ def _quantization(args: argparse.Namespace) -> QuantizationSpec | None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    if not args.output.name:
+        raise SceneError("--output names the folder one stands in, which is not replaced. Name one for the bundle.")
     if not 1 <= args.max_length <= MAX_CAPACITY:
         raise SceneError(f"--max_length is {args.max_length}, but the cache can have 1 to {MAX_CAPACITY} positions.")
     parts = {"--quantize_head": args.quantize_head, "--quantize_embeddings": args.quantize_embeddings}

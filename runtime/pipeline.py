@@ -55,10 +55,14 @@ class Pipeline:
 
     def prepare(self, scene: SceneSource, request: Request) -> Scene:
         """All work on the host before the engines: points, geometry of every stage, prompt. Raises SceneError."""
+        with _naming(scene):
+            return self._prepare(scene, request)
+
+    def _prepare(self, scene: SceneSource, request: Request) -> Scene:
         clock, spec = Clock(), self.manifest.encoder
         with clock.stage("reading"):
             cloud = _read(scene, request.scale)
-        with clock.stage("geometry"), _naming(scene):
+        with clock.stage("geometry"):
             voxels = grid_sample(clean_up(cloud, spec.grid_size) if request.clean_up else cloud, spec.num_bins)
             inputs = encoder_inputs(voxels, spec)
         with clock.stage("prompt"):
@@ -150,13 +154,13 @@ def _read(scene: SceneSource, scale: float | None) -> PointCloud:
 
 @contextmanager
 def _naming(scene: SceneSource) -> Iterator[None]:
-    """Put the file's name before what the geometry has to say."""
+    """Put the file's name before a sentence that lacks it: in a folder one could not tell which scene it was."""
     try:
         yield
-    except PlyError as error:
-        if not isinstance(scene, str | Path):
+    except (PlyError, CapacityError) as error:
+        if not isinstance(scene, str | Path) or str(scene) in str(error):
             raise
-        raise PlyError(f"{scene}: {error}") from error
+        raise type(error)(f"{scene}: {error}") from error
 
 
 def _collect(steps: Iterable[list[int | None]], batch: int, show: Callable[[int | None], None]) -> list[list[int]]:

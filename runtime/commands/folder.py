@@ -63,7 +63,7 @@ def run_folder(args: argparse.Namespace) -> int:
             else:
                 waiting.append(job)
         for batch in _batches(waiting, args.batch_size):
-            for job, result in _run_batch(pipeline, request, batch, tally):
+            for job, result in _run_batch(pipeline, request, journal, batch, tally, args.overwrite):
                 _finish(args, journal, job, result, tally)
             bar.update(len(batch))
     _report(args, tally)
@@ -102,11 +102,15 @@ def _batches(jobs: Sequence[Job], size: int) -> Iterator[Sequence[Job]]:
         yield jobs[start : start + size]
 
 
-def _run_batch(pipeline: Pipeline, request: Request, jobs: Sequence[Job], tally: Tally) -> Iterator[tuple[Job, Result]]:
+def _run_batch(
+    pipeline: Pipeline, request: Request, journal: Journal, jobs: Sequence[Job], tally: Tally, overwrite: bool
+) -> Iterator[tuple[Job, Result]]:
     """Prepare each scene, and run those that can be run together."""
     ready: list[tuple[Job, Scene]] = []
     for job in jobs:
         try:
+            if not overwrite:
+                journal.begin(job.output)
             ready.append((job, pipeline.prepare(job.scene, request)))
         except (SceneError, MemoryError) as error:
             _fail(tally, job, error)

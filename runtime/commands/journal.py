@@ -27,13 +27,14 @@ class Journal:
     path: Path
     key: str  # digest of bundle and options
     finished: dict[str, tuple[str, str]]  # output name -> digests of scene and layout
+    ours: set[str]  # names of outputs that a run began to write
 
     @classmethod
     def open(cls, folder: Path, bundle: Bundle, request: Request) -> Journal:
         """Read the journal of an output folder, if there is one. Raises SceneError when it cannot be read."""
         options = json.dumps(dataclasses.asdict(request), sort_keys=True)
         key = hashlib.sha256((file_digest(bundle.folder / MANIFEST_NAME) + options).encode()).hexdigest()
-        journal = cls(folder / FILE_NAME, key, {})
+        journal = cls(folder / FILE_NAME, key, {}, set())
         try:
             lines = journal.path.read_text(encoding="utf-8", errors="replace").splitlines()
         except FileNotFoundError:
@@ -52,18 +53,29 @@ class Journal:
         except OSError:
             return False
 
+    def begin(self, output: Path) -> None:
+        """Note that a layout is about to be written here. Raises SceneError where someone else's file stands."""
+        if output.name in self.ours:
+            return
+        if output.exists():
+            raise SceneError(f"{output}: exists, and no run here wrote it. Move it away, or give --overwrite.")
+        self._append({"output": output.name})
+        self.ours.add(output.name)
+
     def add(self, scene: Path, output: Path) -> None:
         """Note a scene whose layout has been written. Raises SceneError when that fails."""
         digests = file_digest(scene), file_digest(output)
-        record = {"output": output.name, "key": self.key, "scene": digests[0], "layout": digests[1]}
+        self._append({"output": output.name, "key": self.key, "scene": digests[0], "layout": digests[1]})
+        self.finished[output.name] = digests
+
+    def _append(self, record: dict[str, str]) -> None:
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write("\n" * self._torn() + json.dumps(record) + "\n")
         except OSError as error:
             raise SceneError(
-                f"{self.path}: cannot be written ({error.strerror}). Make room or choose another."
+                f"{self.path}: cannot be written ({error.strerror}). Make room or choose another --output."
             ) from error
-        self.finished[output.name] = digests
 
     def _torn(self) -> bool:
         """Whether the last line lacks its end."""
@@ -77,8 +89,10 @@ class Journal:
     def _take(self, line: str) -> None:
         try:
             record = json.loads(line)
-            output, key, digests = record["output"], record["key"], (record["scene"], record["layout"])
-        except (ValueError, TypeError, KeyError):
+            output = str(record["output"])
+            self.ours.add(output)
+            key, digests = str(record["key"]), (str(record["scene"]), str(record["layout"]))
+        except (ValueError, TypeError, KeyError, RecursionError):  # torn, or not ours
             return
         if key == self.key:
             self.finished[output] = digests

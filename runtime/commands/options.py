@@ -17,6 +17,7 @@ from runtime.manifest import GenerationSpec, Manifest
 from runtime.prompt import CATEGORIES, DETECT_TYPES
 from runtime.scene import MAX_NEW_TOKENS, Request
 
+THREADS_PER_CORE = 4
 UPSTREAM_TEMPERATURE, UPSTREAM_TOP_K, UPSTREAM_TOP_P = 0.6, 10, 0.95
 EPILOG = """\
 examples:
@@ -123,6 +124,7 @@ def check(args: argparse.Namespace) -> None:
     if args.save_tensors and args.save_tensors.suffix != ".npz":
         raise SceneError(f"{args.save_tensors}: --save_tensors writes an .npz file; give it that ending.")
     if is_folder(args):
+        _check_outside_bundle(args.bundle, [args.output])
         if args.save_tensors:
             raise SceneError(
                 "--save_tensors keeps the tensors of one scene, but --point_cloud is a folder. Name a file."
@@ -138,6 +140,7 @@ def check(args: argparse.Namespace) -> None:
             f"{args.output}: the ending is {args.output.suffix!r}, but {' or '.join(ENDINGS)} was expected."
         )
     written = [path for path in (args.output, args.save_tensors) if path]
+    _check_outside_bundle(args.bundle, written)
     for path in written:
         _check_writable(path)
         if same_file(path, args.point_cloud):
@@ -175,7 +178,15 @@ def make_folder(path: Path) -> None:
         raise SceneError(f"{path}: cannot be made ({error.strerror}). Name a folder that can be written to.") from error
 
 
+def _check_outside_bundle(bundle: Path, written: Sequence[Path]) -> None:
+    for path in written:
+        if bundle.resolve() in (path.resolve(), *path.resolve().parents):
+            raise SceneError(f"{path}: lies inside the bundle {bundle}, which must stay as it is. Name another place.")
+
+
 def _check_writable(path: Path) -> None:
+    if path.exists() and not path.is_file():
+        raise SceneError(f"{path}: cannot be written there, it is no ordinary file. Name another file.")
     if path.is_dir() or not path.resolve().parent.is_dir() or not os.access(path.resolve().parent, os.W_OK):
         raise SceneError(f"{path}: cannot be written there. Name a file in a folder that exists and can be written to.")
 
@@ -195,6 +206,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise SceneError(f"--{name} is {value}, but at least {low} is needed.")
     if args.top_p is not None and not 0.0 < args.top_p <= 1.0:
         raise SceneError(f"--top_p is {args.top_p}, but it is a share of probability: above 0, at most 1.")
+    if args.threads is not None and args.threads > (most := THREADS_PER_CORE * (os.cpu_count() or 1)):
+        raise SceneError(f"--threads is {args.threads}, but more than {most} would only slow this machine down.")
     for name in ("repetition_penalty", "scale"):
         if (value := getattr(args, name)) is not None and not 0.0 < value < float("inf"):
             raise SceneError(f"--{name} is {value}, but a number above 0 is needed.")

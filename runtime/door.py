@@ -1,0 +1,57 @@
+"""The last line of both commands: whatever ends a run early becomes one sentence and an exit code."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from runtime.errors import SceneError
+
+
+def guarded(program: str, action: Callable[[], int], *, interrupted: str, install: str) -> int:
+    """Run `action`; 2 with a sentence on stderr where it cannot go on, 130 where it was interrupted.
+
+    `interrupted` says what that leaves behind, `install` what brings a missing package.
+    """
+    _end_politely_on_sigterm()
+    try:
+        return action()
+    except SceneError as error:
+        sentence, code = str(error), 2
+    except KeyboardInterrupt:
+        sentence, code = f"interrupted; {interrupted}.", 130
+    except ModuleNotFoundError as error:
+        sentence, code = f"needs the package {error.name!r}, which is not installed. Install it: {install}", 2
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
+        sentence, code = "the reader of the output went away before all was printed.", 2
+    except MemoryError as error:
+        sentence, code = f"not enough memory ({error}). Crop the scene, or free some.", 2
+    except RecursionError:
+        sentence, code = "a JSON file or a chat template is nested too deeply to be one of ours. Check the inputs.", 2
+    except (OSError, UnicodeError) as error:
+        sentence, code = _refused(error), 2
+    print(f"{program}: {sentence}", file=sys.stderr)
+    return code
+
+
+def _refused(error: OSError | UnicodeError) -> str:
+    """What the system said of a path, where no one nearer knew better."""
+    if isinstance(error, OSError):
+        name = error.filename or "a file"
+        return f"{name}: the system refused it ({error.strerror or error}). Check path and permissions."
+    return f"a name or text cannot be encoded ({error}). Rename the file, or set PYTHONIOENCODING=utf-8."
+
+
+def _end_politely_on_sigterm() -> None:
+    """SIGTERM ends a run as Ctrl-C does, so that nothing half-written stays."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, interrupt)
