@@ -50,6 +50,7 @@ def report(
         **describe(),
         "bundle": args.bundle.name,
         "model": f"{manifest.language_model.family} {manifest.precision}",
+        "quantization_bits": None if manifest.quantization is None else manifest.quantization.bits,
         "point_cloud": args.point_cloud.name,
         "threads": args.threads,
         "repeats": len(results),
