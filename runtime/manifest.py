@@ -8,6 +8,7 @@ H query heads, K key/value heads, D head size, C hidden size, V vocabulary, s en
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import types
 import typing
@@ -19,6 +20,7 @@ from runtime.errors import BundleError
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
+SIGNATURE = "sha256"  # key of the manifest's own digest, over all other keys
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,18 +178,29 @@ class Manifest:
                 f"{path}: the bundle has schema {facts.get('schema')!r}, but this runtime reads {SCHEMA}. "
                 f"Export again with this version: python export_model.py --model {facts.get('model')} --output {folder}"
             )
+        signed = facts.pop(SIGNATURE, None)
         try:
             manifest: Manifest = _from_json(cls, facts, "manifest")
         except (TypeError, ValueError, OverflowError) as error:
             raise BundleError(
                 f"{path}: {error}. The file was altered or written by another version; export again."
             ) from error
+        if signed != signature(facts):
+            raise BundleError(
+                f"{path}: it was altered, its digest is not the one that export wrote. Export the bundle again."
+            )
         return manifest
 
     def write(self, folder: Path) -> None:
-        """Write `manifest.json` into a folder."""
-        text = json.dumps(dataclasses.asdict(self), indent=1)
+        """Write `manifest.json` into a folder, with its own digest as the last key."""
+        facts = dataclasses.asdict(self)
+        text = json.dumps(facts | {SIGNATURE: signature(facts)}, indent=1)
         (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+
+
+def signature(facts: dict[str, Any]) -> str:
+    """SHA-256 of the facts in one canonical spelling."""
+    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import pytest
 
 from runtime.bundle import MAX_CAPACITY, Bundle
 from runtime.errors import BundleError
-from runtime.manifest import FILE_NAME, SCHEMA, Manifest
+from runtime.manifest import FILE_NAME, SCHEMA, SIGNATURE, Manifest, signature
 from tests.fakes import small_manifest
 
 ADVICE = r"(export again|Export again|export the bundle again|Export the bundle again|Make one)"
@@ -21,8 +21,9 @@ ADVICE = r"(export again|Export again|export the bundle again|Export the bundle 
 def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / FILE_NAME
     facts = json.loads(path.read_text(encoding="utf-8"))
+    facts.pop(SIGNATURE)
     change(facts)
-    path.write_text(json.dumps(facts), encoding="utf-8")
+    path.write_text(json.dumps(facts | {SIGNATURE: signature(facts)}), encoding="utf-8")
 
 
 def refused(folder: Path, sentence: str) -> None:
@@ -39,6 +40,18 @@ def test_what_is_written_is_read(folder: Path, tmp_path: Path) -> None:
     manifest.write(tmp_path)
     assert Manifest.read(tmp_path) == manifest
     assert (tmp_path / FILE_NAME).read_bytes() == (folder / FILE_NAME).read_bytes()
+
+
+@pytest.mark.parametrize("change", [("MBKD", "MBKD"), ('"capacity": 1024', '"capacity": 1025'), (SIGNATURE, "sha")])
+def test_facts_changed_by_hand_are_refused(folder: Path, change: tuple[str, str]) -> None:
+    path = folder / FILE_NAME
+    text = path.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    if change[0] == change[1]:
+        Bundle.open(folder)
+    else:
+        refused(folder, r"it was altered|unknown keys")
 
 
 def test_none_and_empty_survive(tmp_path: Path) -> None:
