@@ -27,6 +27,7 @@ from export.quantization.storage import Scheme, store, stored_bytes
 from export.rope import position_spec
 from runtime.bundle import INDEX_ENDING, file_digest
 from runtime.errors import BundleError, CheckpointError, SceneError
+from runtime.files import read_small_text
 from runtime.manifest import (
     FILE_NAME,
     SCHEMA,
@@ -290,7 +291,7 @@ def _refuse_foreign(folder: Path) -> None:
 def _bundle_files(folder: Path) -> set[str]:
     """Names that a bundle's manifest accounts for, whatever its version; none where there is no such manifest."""
     try:
-        facts = json.loads((folder / FILE_NAME).read_text(encoding="utf-8"))
+        facts = json.loads(read_small_text(folder / FILE_NAME))
     except (OSError, ValueError):
         return set()
     if not (isinstance(facts, dict) and str(facts.get("created_by")).startswith(CREATOR) and "graphs" in facts):

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import BundleError
+from runtime.files import read_small_text
 
 SCHEMA = 1
 FILE_NAME = "manifest.json"
@@ -209,7 +210,7 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
             f"{folder}: no such bundle. Make one: python export_model.py --model CHECKPOINT --output {folder}"
         )
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_small_text(path))
     except FileNotFoundError as error:
         raise BundleError(
             f"{folder}: not a bundle, it has no {FILE_NAME}. "

@@ -9,17 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import CheckpointError
+from runtime.files import read_small_text
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """The object a JSON file holds. Raises CheckpointError when it is missing, broken, or not an object."""
     try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
+        facts = json.loads(read_small_text(path))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{path.parent}: there is no {path.name}. Give the directory of a whole Hugging Face checkpoint."
         ) from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(
             f"{path}: not readable as JSON ({error}). Download or copy the checkpoint again."
         ) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,20 @@ def test_what_is_no_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
     refused(folder / "decode.onnx", "no such bundle")
     (folder / FILE_NAME).unlink()
     refused(folder, f"not a bundle, it has no {FILE_NAME}")
+
+
+def test_a_pipe_is_no_manifest(folder: Path) -> None:
+    """Reading it would wait for ever."""
+    (folder / FILE_NAME).unlink()
+    os.mkfifo(folder / FILE_NAME)
+    refused(folder, "no ordinary file")
+
+
+def test_an_endless_manifest_is_not_read(folder: Path) -> None:
+    (folder / FILE_NAME).unlink()
+    (folder / FILE_NAME).symlink_to("/dev/zero")
+    refused(folder, "no ordinary file")
+    (folder / FILE_NAME).unlink()
+    with (folder / FILE_NAME).open("wb") as file:
+        file.truncate(1 << 40)  # a hole: no disk is used
+    refused(folder, "expected at most")
