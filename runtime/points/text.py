@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from runtime.points.raw import RawCloud, raw_from_table
 
 _LINE_LIMIT = 1 << 16  # characters; a file without line ends is not read as one line
 _COMMENTS = ("#", "//")
+_TIGHT_COMMA, _OTHER_SEPARATOR = re.compile(r"\d,\d"), re.compile(r"\d[\s;]+[-+.\d]")
 _SEPARATORS = str.maketrans(",;", "  ")
 
 
@@ -25,11 +27,21 @@ def read_text(path: Path) -> RawCloud:
     if known_kind(start) or b"\0" in start:
         raise wrong_kind(path, "a text of columns x y z [r g b]", start)
     with text_lines(path) as lines:
-        rows = (line.translate(_SEPARATORS) for line in lines if not line.lstrip().startswith(_COMMENTS))
+        rows = (_separated(path, line) for line in lines if not line.lstrip().startswith(_COMMENTS))
         table = parse_rows(path, rows)
     if not len(table):
         raise PlyError(f"{path}: the file holds no points. Export the scene again.")
     return raw_from_table(str(path), table)
+
+
+def _separated(path: Path, line: str) -> str:
+    """The line with blanks between its numbers. Raises PlyError where a comma may as well be a decimal one."""
+    if "," in line and _TIGHT_COMMA.search(line) and _OTHER_SEPARATOR.search(line):
+        raise PlyError(
+            f"{path}: {line.strip()[:40]!r} has commas between other separators, so they may be decimal "
+            "commas. Write the numbers with decimal points."
+        )
+    return line.translate(_SEPARATORS)
 
 
 @contextmanager

@@ -272,3 +272,18 @@ def test_warnings_outlive_the_clean_up() -> None:
     rng = np.random.default_rng(0)
     cloud = PointCloud.from_array(rng.integers(0, 3000, (2000, 3)))
     assert cloud.warnings and clean_up(cloud, 25).warnings == cloud.warnings
+
+
+@pytest.mark.parametrize("row", ["0,5 0,25 1,0", "0,5;0,25;1,0"])
+def test_decimal_commas_are_not_taken_for_separators(tmp_path: Path, row: str) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text("\n".join([row] * 3))
+    with pytest.raises(PlyError, match=r"may be decimal commas\. Write the numbers with decimal points"):
+        read_point_cloud(path)
+
+
+@pytest.mark.parametrize("rows", ["0,0,0\n1,2,3", "0, 0, 0\n1, 2, 3", "0;0;0\n1;2;3", "0 0 0\n1 2 3", "0,0,0,\n1,2,3,"])
+def test_separators(tmp_path: Path, rows: str) -> None:
+    path = tmp_path / "a.xyz"
+    path.write_text(rows)
+    assert read_point_cloud(path).points.tolist() == [[0, 0, 0], [1, 2, 3]]
