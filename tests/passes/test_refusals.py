@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -18,7 +19,7 @@ from export.quantization.options import check_quantization, quantization_spec
 from runtime.bundle import Bundle
 from runtime.engines import open_backend
 from runtime.errors import BundleError, EngineError, SceneError
-from runtime.manifest import FILE_NAME, QuantizationSpec
+from runtime.manifest import FILE_NAME, SIGNATURE, QuantizationSpec, signature
 from runtime.run import Engines
 from tests.exported import Export
 from tests.fakes import CountingBackend
@@ -61,11 +62,18 @@ def test_an_onnxruntime_that_refuses_the_operators_may_be_too_old(exported: Expo
         open_backend(threads=1).load(bundle, "decode")
 
 
+def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    """Change a manifest and sign it again."""
+    facts = json.loads((folder / FILE_NAME).read_text())
+    facts.pop(SIGNATURE)
+    change(facts)
+    (folder / FILE_NAME).write_text(json.dumps(facts | {SIGNATURE: signature(facts)}))
+
+
 def test_an_unknown_dialect_is_refused(exported: Export, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(exported("qwen").bundle.folder, folder)
-    facts = json.loads((folder / FILE_NAME).read_text())
-    (folder / FILE_NAME).write_text(json.dumps(facts | {"dialect": "openvino"}))
+    rewrite(folder, lambda facts: facts.update(dialect="openvino"))
     with pytest.raises(BundleError, match="the dialect is 'openvino', but this runtime knows portable and onnxruntime"):
         Bundle.open(folder)
 
@@ -73,9 +81,7 @@ def test_an_unknown_dialect_is_refused(exported: Export, tmp_path: Path) -> None
 def test_a_bundle_from_before_quantization_still_opens(exported: Export, tmp_path: Path) -> None:
     folder = tmp_path / "bundle"
     shutil.copytree(exported("qwen").bundle.folder, folder)
-    facts = json.loads((folder / FILE_NAME).read_text())
-    del facts["dialect"], facts["quantization"]
-    (folder / FILE_NAME).write_text(json.dumps(facts))
+    rewrite(folder, lambda facts: (facts.pop("dialect"), facts.pop("quantization")))
     assert Bundle.open(folder).manifest.quantization is None
 
 
