@@ -27,7 +27,7 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(facts | {SIGNATURE: signature(facts)}), encoding="utf-8")
 
 
-def refused(folder: Path, sentence: str) -> None:
+def assert_refused(folder: Path, sentence: str) -> None:
     with pytest.raises(BundleError, match=sentence) as caught:
         Bundle.open(folder)
     assert str(folder) in str(caught.value)
@@ -52,7 +52,7 @@ def test_facts_changed_by_hand_are_refused(folder: Path, change: tuple[str, str]
     if change[0] == change[1]:
         Bundle.open(folder)
     else:
-        refused(folder, r"it was altered|unknown keys")
+        assert_refused(folder, r"it was altered|unknown keys")
 
 
 def test_none_and_empty_survive(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_frequencies_keep_every_bit(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("schema", [SCHEMA + 1, 0, None, "1", [1]])
 def test_another_schema_is_refused(folder: Path, schema: object) -> None:
     edit(folder, lambda facts: facts.update(schema=schema, something_new=1))
-    refused(folder, rf"schema .*but this runtime reads {SCHEMA}\. Export again .*--model .*--output")
+    assert_refused(folder, rf"schema .*but this runtime reads {SCHEMA}\. Export again .*--model .*--output")
 
 
 @pytest.mark.parametrize("place", ["", "encoder", "language_model", "position", "position.text", "cache", "generation"])
@@ -83,14 +83,14 @@ def test_keys_must_be_the_known_ones(folder: Path, place: str) -> None:
 
     where = ".".join(filter(None, ["manifest", place]))
     edit(folder, lambda facts: inner(facts).update(a_new_key=1))
-    refused(folder, rf"missing or unknown keys in {where}: a_new_key\.")
+    assert_refused(folder, rf"missing or unknown keys in {where}: a_new_key\.")
 
     def swap(facts: dict[str, Any]) -> None:
         part = inner(facts)
         del part["a_new_key"], part[next(key for key in part if key != "schema")]
 
     edit(folder, swap)
-    refused(folder, rf"missing or unknown keys in {where}: \w+\.")
+    assert_refused(folder, rf"missing or unknown keys in {where}: \w+\.")
 
 
 @pytest.mark.parametrize(
@@ -109,7 +109,7 @@ def test_keys_must_be_the_known_ones(folder: Path, place: str) -> None:
 )
 def test_types_must_be_the_known_ones(folder: Path, change: Callable[[dict[str, Any]], object], sentence: str) -> None:
     edit(folder, change)
-    refused(folder, sentence)
+    assert_refused(folder, sentence)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +128,7 @@ def test_facts_that_the_runtime_cannot_use_are_refused(
     folder: Path, change: Callable[[dict[str, Any]], object], sentence: str
 ) -> None:
     edit(folder, change)
-    refused(folder, sentence)
+    assert_refused(folder, sentence)
 
 
 @pytest.mark.parametrize(
@@ -144,28 +144,28 @@ def test_facts_that_the_runtime_cannot_use_are_refused(
 )
 def test_what_is_no_json_object_is_refused(folder: Path, text: str, sentence: str) -> None:
     (folder / FILE_NAME).write_bytes(text.encode("latin-1"))
-    refused(folder, sentence)
+    assert_refused(folder, sentence)
 
 
 def test_what_is_no_bundle_is_refused(folder: Path, tmp_path: Path) -> None:
-    refused(tmp_path / "nowhere", "no such bundle. Make one: python export_model.py --model CHECKPOINT --output")
-    refused(folder / "decode.onnx", "no such bundle")
+    assert_refused(tmp_path / "nowhere", "no such bundle. Make one: python export_model.py --model CHECKPOINT --output")
+    assert_refused(folder / "decode.onnx", "no such bundle")
     (folder / FILE_NAME).unlink()
-    refused(folder, f"not a bundle, it has no {FILE_NAME}")
+    assert_refused(folder, f"not a bundle, it has no {FILE_NAME}")
 
 
 def test_a_pipe_is_no_manifest(folder: Path) -> None:
     """Reading it would wait for ever."""
     (folder / FILE_NAME).unlink()
     os.mkfifo(folder / FILE_NAME)
-    refused(folder, "no ordinary file")
+    assert_refused(folder, "no ordinary file")
 
 
 def test_an_endless_manifest_is_not_read(folder: Path) -> None:
     (folder / FILE_NAME).unlink()
     (folder / FILE_NAME).symlink_to("/dev/zero")
-    refused(folder, "no ordinary file")
+    assert_refused(folder, "no ordinary file")
     (folder / FILE_NAME).unlink()
     with (folder / FILE_NAME).open("wb") as file:
         file.truncate(1 << 40)  # a hole: no disk is used
-    refused(folder, "expected at most")
+    assert_refused(folder, "expected at most")

@@ -30,7 +30,7 @@ FLOAT32_ISLANDS = {"Softmax", "ReduceMean", "Pow", "Sqrt", "Erf", "LayerNormaliz
 PRODUCTS = {"Gemm", "MatMul"}
 COSINE = 0.9999
 COSINE_LARGE = (
-    0.98  # a score of 10^5 comes out of a half-precision product in steps of 64/8: few digits, but no more lost
+    0.98  # a score of 10^5 comes out of a half-precision product in steps of 64: few digits, but no more lost
 )
 
 
