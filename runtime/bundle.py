@@ -19,6 +19,7 @@ INDEX_ENDING = ".index.json"  # beside each weight file: name -> dtype, shape, o
 BLOCK = 1 << 22
 GRAPHS = ("encoder", "prefill", "decode")
 LAYOUT = "MBKD"  # of the cache; see `CacheSpec`
+PAST, ROWS = "past", "rows"  # the cache of graphs that hold all layers in one tensor [M, B, 2L*K, D], keys first
 DIALECTS = ("portable", "onnxruntime")
 MAX_CAPACITY = 1 << 20  # positions; eight times the longest context of a published model
 

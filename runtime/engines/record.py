@@ -1,0 +1,87 @@
+"""The record beside compiled engines: what they were built from, for what, and with what.
+
+`export.build` writes it, the runtime reads it and owns the definition.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from runtime.errors import EngineError
+from runtime.files import read_small_text
+from runtime.records import from_json
+
+SCHEMA = 1
+FILE_NAME = "engine.json"
+ENGINES = "engines"  # folder of a bundle
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRecord:
+    """One compiled graph."""
+
+    source: str  # the ONNX file of the bundle
+    source_sha256: str
+    weights_sha256: str
+    plan: str  # file beside the record
+    bytes: int
+    sha256: str
+    inputs: dict[str, tuple[str, ...]]  # name -> axes, a letter where dynamic, e.g. ("M", "B", "96", "64")
+    profile: dict[str, tuple[int, ...]]  # letter -> smallest, likeliest, largest size
+    seconds: float  # of the build
+    warm: bool  # the timing cache knew this graph
+    layers: int  # as TensorRT made them
+    reformats: int  # of these, copies that only change a format
+    warnings: tuple[str, ...]  # of the builder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRecord:
+    """The plans of one bundle for one GPU and one TensorRT."""
+
+    schema: int
+    created_by: str
+    tensorrt: str
+    cuda: str  # of the library that built, e.g. "12.4"
+    driver: str
+    gpu: str
+    compute_capability: str  # e.g. "9.0"
+    precision: str
+    strongly_typed: bool  # False where TensorRT chose precisions (before version 9)
+    opt_level: int
+    version_compatible: bool
+    hardware_compatible: bool
+    plans: dict[str, PlanRecord]  # encoder, prefill, decode
+
+    @classmethod
+    def read(cls, folder: Path) -> EngineRecord:
+        """Read `engine.json`. Raises EngineError."""
+        path = folder / FILE_NAME
+        try:
+            facts = json.loads(read_small_text(path))
+            if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
+                raise ValueError(f"its schema is not {SCHEMA}")
+            record: EngineRecord = from_json(cls, facts, "engine")
+        except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise EngineError(f"{path}: not a usable record of engines ({error}). {rebuild(folder)}") from error
+        return record
+
+    def write(self, folder: Path) -> None:
+        """Write `engine.json` into a folder."""
+        (folder / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def engine_folder(bundle: Path, gpu: str, tensorrt: str, precision: str) -> Path:
+    """Where the engines of a bundle for a GPU and a TensorRT lie."""
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    return bundle / ENGINES / f"{slug}-trt{tensorrt}-{precision}"
+
+
+def rebuild(folder: Path) -> str:
+    """What to do about engines that cannot be used. `folder` is that of the engines or the bundle's own."""
+    bundle = folder.parent.parent if folder.parent.name == ENGINES else folder
+    return f"Build them: python -m export.build --bundle {bundle}"
