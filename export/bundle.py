@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,8 +21,10 @@ from export.graph.weights import WeightFile
 from export.passes.common import refuse_left_out
 from export.passes.gather_block_quantized import to_gather_block_quantized
 from export.passes.matmul_nbits import to_matmul_nbits
+from export.passes.stack_cache import stack_cache
 from export.quantization.options import check_quantization
 from export.quantization.storage import Scheme, store, stored_bytes
+from export.replacing import replacing
 from export.rope import position_spec
 from runtime.bundle import INDEX_ENDING, file_digest
 from runtime.errors import BundleError, CheckpointError, SceneError
@@ -43,6 +44,7 @@ from runtime.prompt import Tokenizer, merge_prompt, user_content
 CREATOR = "spatiallm-export"
 GRAPHS = {"encoder": "encoder.onnx", "prefill": "prefill.onnx", "decode": "decode.onnx"}
 WEIGHTS = {"encoder": "encoder.weights", "prefill": "language_model.weights", "decode": "language_model.weights"}
+STACKED = ("prefill.stacked", "decode.stacked")  # the same graphs as TensorRT takes them
 TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ENGINES = "engines"  # where engines built from the bundle lie; they go with it
 Progress = Callable[[int], None]  # called with the bytes just written
@@ -66,7 +68,7 @@ def write_bundle(
     Raises what `check_export` raises, and BundleError when the folder cannot be written.
     """
     position = check_export(checkpoint, folder, options)
-    with _replacing(folder) as partial:
+    with replacing(folder, BundleError, "choose another --output") as partial:
         hashed = _write_graphs(checkpoint, partial, options, progress or (lambda _: None))
         prompt = _write_tokenizer(checkpoint, partial)
         files = {path.name: hashed.get(path.name) or _record(path) for path in sorted(partial.iterdir())}
@@ -84,8 +86,8 @@ def write_bundle(
             prompt=prompt,
             generation=checkpoint.config.generation,
             cache=CacheSpec(layout="MBKD", capacity=options.max_length),
-            graphs=GRAPHS,
-            weights=WEIGHTS,
+            graphs=GRAPHS | {name: f"{name}.onnx" for name in _stacked(options)},
+            weights=WEIGHTS | dict.fromkeys(_stacked(options), WEIGHTS["decode"]),
             files=files,
             dialect="portable" if options.quantization is None else "onnxruntime",
             quantization=options.quantization,
@@ -147,10 +149,18 @@ def _write_graphs(
     with _weight_file(folder / WEIGHTS["prefill"]) as weights:
         _add_all(weights, language_model_plan(config.language_model), checkpoint, lambda _: dtype, progress, scheme)
         prefill = prefill_graph(config.language_model, weights, options.precision, options.prefill_attention)
-        _save(_quantized(prefill, weights, scheme), folder / GRAPHS["prefill"])
         decode = decode_graph(config.language_model, weights, options.precision)
-        _save(_quantized(decode, weights, scheme), folder / GRAPHS["decode"])
+        for name, graph in {"prefill": prefill, "decode": decode}.items():
+            _save(_quantized(graph, weights, scheme), folder / GRAPHS[name])
+            if _stacked(options):
+                stack_cache(graph, config.language_model)
+                _save(graph, folder / f"{name}.stacked.onnx")
     return {file.path.name: FileRecord(bytes=file.size, sha256=file.sha256) for file in (body, weights)}
+
+
+def _stacked(options: ExportOptions) -> tuple[str, ...]:
+    """The graphs in TensorRT's dialect, which has none of the operators of quantized bundles."""
+    return STACKED if options.quantization is None else ()
 
 
 def _add_all(
@@ -242,33 +252,6 @@ def _try_prompt(checkpoint: Checkpoint, folder: Path, spec: PromptSpec) -> None:
             f"{checkpoint.folder}: its tokenizer or chat template makes no usable prompt ({reason}). "
             f"Check that tokenizer, template and config.json belong together."
         ) from error
-
-
-@contextmanager
-def _replacing(folder: Path) -> Iterator[Path]:
-    """Write into a neighbour folder and put it in place at the end; on any failure nothing of it stays."""
-    folder = folder.resolve()
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", suffix=".partial", dir=folder.parent))
-    except OSError as error:
-        raise BundleError(f"{folder}: cannot be written ({error.strerror}). Choose another --output.") from error
-    aside = partial.with_suffix(".old")
-    try:
-        yield partial
-        partial.chmod(0o755)
-        if folder.exists():  # step aside, so that at no moment half a bundle stands there
-            folder.replace(aside)
-        partial.replace(folder)
-    except OSError as error:
-        raise BundleError(
-            f"{folder}: cannot be written ({error.strerror or error}). Make room or choose another --output."
-        ) from error
-    finally:
-        if aside.exists() and not folder.exists():  # stopped between the two moves
-            aside.replace(folder)
-        shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def _refuse_foreign(folder: Path) -> None:
