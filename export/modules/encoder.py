@@ -150,7 +150,7 @@ def fourier_features(grid: Tensor, cells: int) -> Tensor:
     """
     unit = grid.float() / (cells - 1)  # [P, 3]
     bands = torch.linspace(1.0, FOURIER_HIGHEST, FOURIER_BANDS) * torch.pi  # float32, as the model was trained
-    angles = unit[:, None, :] * bands[:, None]  # [P, 10, 3]
+    angles = unit[:, None, :] * bands.to(grid.device)[:, None]  # [P, 10, 3]
     waves = torch.stack([angles.sin(), angles.cos()], dim=2)  # [P, 10, 2, 3]
     return torch.cat([unit, waves.flatten(1)], dim=-1)
 

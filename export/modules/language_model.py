@@ -115,13 +115,13 @@ class Prefill(nn.Module):
             rows[f"key.{i}"], rows[f"value.{i}"] = key.transpose(0, 1), value.transpose(0, 1)
             weights = _softmax(_scores(query, rows[f"key.{i}"]), visible)
             hidden = layer.finish(hidden, _merge(_mix(weights, rows[f"value.{i}"])))
-        last = hidden[torch.arange(len(hidden)), lengths.long() - 1]  # [B, C]
+        last = hidden[torch.arange(len(hidden), device=hidden.device), lengths.long() - 1]  # [B, C]
         return {"logits": self.model.logits(last), **rows}
 
     def visible(self, lengths: Tensor, positions: int) -> Tensor:
         """Which key (last axis) each query may see: [B, 1, 1, S or 1, S] bool."""
-        valid = (torch.arange(positions) < lengths[:, None])[:, None, None, None, :]
-        return valid & _causal(positions) if self.causal else valid
+        valid = (torch.arange(positions, device=lengths.device) < lengths[:, None])[:, None, None, None, :]
+        return valid & _causal(positions, lengths.device) if self.causal else valid
 
 
 class Decode(nn.Module):
@@ -186,13 +186,13 @@ def _merge(mixed: Tensor) -> Tensor:
     return mixed.permute(0, 3, 1, 2, 4).flatten(2)
 
 
-def _causal(positions: int) -> Tensor:
-    return torch.ones(positions, positions, dtype=torch.bool).tril()
+def _causal(positions: int, device: torch.device) -> Tensor:
+    return torch.ones(positions, positions, dtype=torch.bool, device=device).tril()
 
 
 def _visible_past(past_length: Tensor, past: int, new: int) -> Tensor:
     """[B, 1, 1, T, M+T] bool: past rows before the length, new rows up to the query's own."""
-    written = torch.arange(past) < past_length[:, None]  # [B, M]
+    written = torch.arange(past, device=past_length.device) < past_length[:, None]  # [B, M]
     written = written[:, None, :].expand(-1, new, -1)  # [B, T, M]
-    own = _causal(new).expand(len(past_length), -1, -1)  # [B, T, T]
+    own = _causal(new, past_length.device).expand(len(past_length), -1, -1)  # [B, T, T]
     return torch.cat([written, own], dim=-1)[:, None, None]
