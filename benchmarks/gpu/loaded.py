@@ -1,0 +1,157 @@
+"""A bundle's engines on a back end, loaded with time and memory written down, for the measurements of `engines`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.gpu.case import Case, upload
+from benchmarks.gpu.report import Facts
+from runtime.arrays import Array
+from runtime.bundle import Bundle
+from runtime.decode import Decoder, KVCache
+from runtime.engines import Engine, Tensor, open_backend
+from runtime.run import Engines, Run
+
+KEPT = ("bytes", "seconds", "warm", "layers", "reformats", "profile")  # of a plan's record
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """What the measurements need. `decoder` is the one that the pipeline would use."""
+
+    backend: Any
+    bundle: Bundle
+    engines: Engines
+    decoder: Decoder
+    case: Case
+
+    def prompt(self) -> dict[str, Tensor]:
+        """Prefill's inputs on the device."""
+        return upload(self.backend, self.engines.prefill, self.case.inputs("prefill"))
+
+    def start(self, feeds: dict[str, Tensor]) -> tuple[Array, KVCache]:
+        """Prefill: logits [1, V] and the filled cache."""
+        return self.decoder.start(feeds, [self.case.rows], self.case.rows)
+
+    def step(self, token: int, cache: KVCache) -> Array:
+        """One step through the host: logits [V]."""
+        return np.asarray(self.decoder.step(np.array([[token]], np.int32), cache)[0, -1], np.float32)
+
+
+class Watched:
+    """A back end whose `load` is timed and weighed; everything else is the back end's own."""
+
+    def __init__(self, backend: Any) -> None:
+        self._backend = backend
+        self.loads: dict[str, Facts] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def load(self, bundle: Bundle, graph: str) -> Engine:
+        free, began = free_memory(), time.perf_counter()
+        engine: Engine = self._backend.load(bundle, graph)
+        self._backend.synchronize()
+        seconds = round(time.perf_counter() - began, 3)
+        self.loads[graph] = {"seconds": seconds, "device_mb": megabytes(free, free_memory())}
+        return engine
+
+
+class Loading:
+    """From nothing to the first token, once, with the first use of everything in this process."""
+
+    def __init__(self, folder: Path, backend: str, case: Case) -> None:
+        self._folder, self._name, self._case = folder, backend, case
+        self.loaded: Loaded | None = None
+
+    def measure(self) -> Facts:
+        """Load all. Seconds of each step, and the device memory that it took."""
+        clock = Steps()
+        bundle = clock.step("bundle_with_digests", lambda: Bundle.open(self._folder))
+        backend = clock.step("library_and_device", lambda: open_backend(self._name))
+        before = free_memory()
+        watched = Watched(backend)
+        engines = clock.step("engines", lambda: Engines.load(bundle, watched))
+        engines = dataclasses.replace(engines, backend=backend)
+        loaded = Loaded(backend, bundle, engines, Run(engines).decoder, self._case)
+        after_engines, feeds = free_memory(), loaded.prompt()
+        first = clock.step("first_prefill", lambda: int(loaded.start(feeds)[0].argmax()))
+        self.loaded = loaded
+        self.loaded_mb = megabytes(before, free_memory())
+        return {
+            "to_first_token_seconds": round(sum(clock.seconds.values()), 3),
+            "steps_seconds": clock.seconds,
+            "engines": watched.loads,
+            "prefill_and_cache_mb": megabytes(after_engines, free_memory()),
+            "total_mb": self.loaded_mb,
+            "first_token": first,
+            "tensorrt": getattr(sys.modules.get("tensorrt"), "__version__", None),
+        }
+
+
+class Steps:
+    """Seconds by name."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+
+    def step(self, name: str, action: Callable[[], Any]) -> Any:
+        began = time.perf_counter()
+        value = action()
+        self.seconds[name] = round(time.perf_counter() - began, 3)
+        return value
+
+
+def free_memory() -> int | None:
+    """Free bytes of the current device as the driver counts them; None where there is no GPU or no bindings."""
+    try:
+        from cuda.bindings import runtime as cudart
+
+        error, free, _ = cudart.cudaMemGetInfo()
+    except Exception:  # bindings without a driver raise their own classes
+        return None
+    return int(free) if int(error) == 0 else None
+
+
+def megabytes(before: int | None, after: int | None) -> float | None:
+    """How much less is free than before."""
+    return None if before is None or after is None else round((before - after) / 1e6, 1)
+
+
+def plans(folder: Path) -> Facts:
+    """What `engine.json` says of each plan, by folder of engines."""
+    found = {}
+    for path in sorted(folder.glob("engines/*/engine.json")):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        kept = {graph: {name: plan.get(name) for name in KEPT} for graph, plan in record["plans"].items()}
+        names = ("tensorrt", "cuda", "driver", "gpu", "precision", "opt_level", "strongly_typed")
+        found[path.parent.name] = {**{name: record.get(name) for name in names}, "plans": kept}
+    return found
+
+
+def memory(loaded: Loaded) -> Facts:
+    """Bytes of the cache and of the plans, beside what the device has free."""
+    manifest, feeds = loaded.bundle.manifest, loaded.prompt()
+    spec, width = manifest.language_model, {"fp32": 4}.get(manifest.precision, 2)
+    _, cache = loaded.start(feeds)
+    row = 2 * spec.layers * spec.kv_heads * spec.head_dim * width
+    weights = {graph: manifest.files[file].bytes for graph, file in manifest.weights.items()}
+    pool = getattr(getattr(loaded.backend, "pool", None), "reserved", None)
+    free = free_memory()
+    return {
+        "cache_capacity": cache.capacity,
+        "cache_bytes": cache.capacity * row,
+        "weight_file_bytes": weights,
+        "pool_bytes": pool,  # tensors of the runtime: cache, inputs, outputs, scratch where the pool holds it
+        "device_free_bytes": free,
+        "plans": plans(loaded.bundle.folder),
+    }
