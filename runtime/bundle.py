@@ -39,8 +39,23 @@ class Bundle:
         for fault in _faults(bundle.manifest):
             raise BundleError(f"{folder / FILE_NAME}: {fault}. The file was altered; export the bundle again.")
         for name in bundle.manifest.files:
-            bundle._check(name, verify)
+            bundle._check_size(name)
+        if verify:
+            bundle.verify()
         return bundle
+
+    def verify(self, *, graphs: bool = True) -> None:
+        """Compare every file's digest with the manifest; without `graphs`, not those of graphs and weights.
+
+        Raises BundleError.
+        """
+        large = {*self.manifest.graphs.values(), *self.manifest.weights.values()}
+        for name, record in self.manifest.files.items():
+            if (graphs or name not in large) and (digest := file_digest(self.folder / name)) != record.sha256:
+                raise BundleError(
+                    f"{self.folder / name}: its SHA-256 is {digest[:12]}..., but the manifest says "
+                    f"{record.sha256[:12]}...: the file was altered. Copy or export the bundle again."
+                )
 
     def graph(self, name: str) -> Path:
         """The ONNX file of `encoder`, `prefill` or `decode`."""
@@ -58,7 +73,7 @@ class Bundle:
                 f"{path}: the weights do not fit their index ({error}). Export the bundle again."
             ) from error
 
-    def _check(self, name: str, verify: bool) -> None:
+    def _check_size(self, name: str) -> None:
         path, record = self.folder / name, self.manifest.files[name]
         if not path.is_file():
             raise BundleError(f"{path}: missing, but the manifest lists it. Copy the bundle again, or export it again.")
@@ -66,11 +81,6 @@ class Bundle:
             raise BundleError(
                 f"{path}: has {size:,} bytes, but the manifest says {record.bytes:,}. "
                 f"The copy is incomplete or the file was altered; copy or export the bundle again."
-            )
-        if verify and (digest := file_digest(path)) != record.sha256:
-            raise BundleError(
-                f"{path}: its SHA-256 is {digest[:12]}..., but the manifest says {record.sha256[:12]}...: "
-                f"the file was altered. Copy or export the bundle again."
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
 from pathlib import Path
 
@@ -20,3 +21,8 @@ def read_small_text(path: Path, largest: int = LARGEST) -> str:
     if status.st_size > largest:
         raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, expected at most {largest:,}", str(path))
     return path.read_text(encoding="utf-8")
+
+
+def cache_folder() -> Path:
+    """Where compiled kernels and timing caches are kept between runs."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spatiallm-export"

@@ -12,7 +12,7 @@ from runtime.arrays import Array
 from runtime.bundle import Bundle
 from runtime.clock import Clock
 from runtime.decode import TokenChooser
-from runtime.engines import Backend, open_backend
+from runtime.engines import Backend, choose, open_backend
 from runtime.errors import CapacityError, PlyError
 from runtime.layout import parse_layout, translate, undiscretize
 from runtime.points import PointCloud, clean_up, encoder_inputs, grid_sample, inspect_cloud, read_point_cloud
@@ -29,17 +29,47 @@ class Pipeline:
     """A bundle, loaded. Call it with a scene as often as you like."""
 
     def __init__(self, bundle: Bundle, backend: Backend) -> None:
-        self.bundle, self.manifest = bundle, bundle.manifest
+        self.bundle = bundle
         self.tokenizer = Tokenizer.load(bundle.folder, bundle.manifest.prompt)
         self.engines = Engines.load(bundle, backend)
+        self.manifest = self.engines.manifest  # the bundle's, within what compiled engines take
+        self.note: str | None = None  # what the user should know about the choice of the back end
 
     @classmethod
     def load(
-        cls, bundle: str | Path, *, backend: str = "onnxruntime", threads: int | None = None, verify: bool = True
+        cls,
+        bundle: str | Path,
+        *,
+        backend: str = "auto",
+        device: str | None = None,
+        threads: int | None = None,
+        cuda_graphs: bool = True,
+        verify: bool = True,
     ) -> Pipeline:
-        """Open a bundle folder with a back end. Raises BundleError or EngineError."""
-        opened = Bundle.open(bundle, verify=verify)
-        return cls(opened, open_backend(backend, threads=threads))
+        """Open a bundle folder; "auto" takes TensorRT where the bundle has engines for this GPU, else ONNX Runtime.
+
+        `device` is "cpu" or "cuda:N". Raises BundleError or EngineError.
+        """
+        opened = Bundle.open(bundle, verify=False)
+        choice = choose(opened, backend, device)
+        if verify:
+            opened.verify(graphs=choice.reads_graphs)
+        opened_backend = open_backend(
+            choice.backend, choice.device, threads=threads, cuda_graphs=cuda_graphs, verify=verify
+        )
+        pipeline = cls(opened, opened_backend)
+        pipeline.note = choice.note
+        return pipeline
+
+    def close(self) -> None:
+        """Give engines and memory back; the pipeline cannot be used afterwards."""
+        self.engines.backend.close()
+
+    def __enter__(self) -> Pipeline:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def __call__(
         self,
@@ -93,10 +123,21 @@ class Pipeline:
 
         `on_text` receives the first scene's text; a batch of several has no one text to show.
         """
+        with self.engines.backend.exclusive():
+            return self._run(scenes, request, on_text, recorder)
+
+    def _run(
+        self,
+        scenes: Sequence[Scene],
+        request: Request,
+        on_text: Callable[[str], None] | None,
+        recorder: Recorder | None,
+    ) -> list[Result]:
         clock, run = Clock(), Run(self.engines, recorder)
         prompt = batch_prompts([scene.prompt for scene in scenes])
         with clock.stage("encoder"):
             embeds = run.encode(scenes, prompt)
+            self.engines.backend.synchronize()
         with clock.stage("prefill"):
             logits, cache = run.start(scenes, prompt, embeds)
         with clock.stage("decode"):
@@ -118,7 +159,13 @@ class Pipeline:
 
     def _check_room(self, length: int, num_points: int) -> None:
         """Before the encoder runs, not after."""
-        if length > (capacity := self.manifest.cache.capacity):
+        capacity, limit = self.bundle.manifest.cache.capacity, self.engines.prompt_limit
+        if limit < length <= capacity:
+            raise CapacityError(
+                f"the prompt has {length} positions ({num_points} point tokens), but the engines were built for "
+                f"{limit}. Crop the scene, or build them again with larger --max_point_tokens and --max_length."
+            )
+        if length > capacity:
             raise CapacityError(
                 f"the prompt has {length} positions ({num_points} point tokens), but the bundle's cache holds "
                 f"{capacity}. Crop the scene, or export again with --max_length {length + 1024}."

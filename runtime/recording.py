@@ -79,6 +79,10 @@ class _RecordedEngine:
     def outputs(self) -> Mapping[str, TensorSpec]:
         return self._engine.outputs
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        return self._engine.limits
+
     def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         results = self._engine.run(feeds, outputs)
         if self._steps is None:

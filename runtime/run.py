@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -29,20 +30,36 @@ class Engines:
     prefill: Engine
     decode: Engine
     text_table: tuple[Array, Array]  # cos and sin, [M, D] each, float32
+    device_table: tuple[Tensor, Tensor] | None  # the same on the device, where decode steps stay there
 
     @classmethod
     def load(cls, bundle: Bundle, backend: Backend) -> Engines:
         """Load all three. Raises EngineError."""
         check_dialect(bundle, backend.name)
-        positions = np.arange(bundle.manifest.cache.capacity)
+        encoder, prefill, decode = (backend.load(bundle, graph) for graph in ("encoder", "prefill", "decode"))
+        manifest = _within(bundle.manifest, decode)
+        table = rope_table(np.arange(manifest.cache.capacity), None, manifest.position.text)
+        cos, sin = (backend.upload(array) for array in table)
         return cls(
             backend=backend,
-            manifest=bundle.manifest,
-            encoder=backend.load(bundle, "encoder"),
-            prefill=backend.load(bundle, "prefill"),
-            decode=backend.load(bundle, "decode"),
-            text_table=rope_table(positions, None, bundle.manifest.position.text),
+            manifest=manifest,
+            encoder=encoder,
+            prefill=prefill,
+            decode=decode,
+            text_table=table,
+            device_table=None if backend.steps is None else (cos, sin),
         )
+
+    @property
+    def prompt_limit(self) -> int:
+        """The longest prompt that prefill and the cache take."""
+        return min(self.manifest.cache.capacity, self.prefill.limits.get("S", self.manifest.cache.capacity))
+
+
+def _within(manifest: Manifest, decode: Engine) -> Manifest:
+    """The manifest with the cache as large as the compiled engine takes, where that is less."""
+    capacity = min(manifest.cache.capacity, decode.limits.get("M", manifest.cache.capacity))
+    return dataclasses.replace(manifest, cache=dataclasses.replace(manifest.cache, capacity=capacity))
 
 
 class Run:
@@ -53,7 +70,8 @@ class Run:
         self._recorder = recorder
         self._encoder = self._recorded(engines.encoder)
         prefill, decode = self._recorded(engines.prefill), self._recorded(engines.decode, by_step=True)
-        self.decoder = Decoder(self._backend, prefill, decode, self._manifest, self._text_table)
+        device_table = None if recorder is not None else engines.device_table
+        self.decoder = Decoder(self._backend, prefill, decode, self._manifest, self._text_table, device_table)
 
     def encode(self, scenes: Sequence[Scene], prompt: PromptBatch) -> Tensor:
         """Point tokens of each scene, written by the encoder right at their places of `point_embeds` [B, S, C]."""

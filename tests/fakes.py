@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from runtime.arrays import Array
 from runtime.bundle import Bundle
 from runtime.decode import Decoder, KVCache
 from runtime.engines import Engine, Tensor, TensorSpec
+from runtime.engines.contract import StepKernels
 from runtime.manifest import (
     CacheSpec,
     EncoderSpec,
@@ -58,12 +60,26 @@ class CountingBackend:
     """A device in RAM that counts what is asked of it, by name: zeros, upload, download, copy, scatter_rows."""
 
     name = "counting"
+    steps: StepKernels | None = None
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
 
     def load(self, bundle: Bundle, graph: str) -> Engine:
         raise AssertionError("this device runs functions only")
+
+    def exclusive(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def synchronize(self) -> None:
+        self.calls["synchronize"] += 1
+
+    def close(self) -> None:
+        self.calls["close"] += 1
+
+    def write(self, array: Array, tensor: Tensor) -> None:
+        self.calls["write"] += 1
+        on_device(tensor)[...] = array
 
     def zeros(self, shape: Sequence[int], dtype: str) -> DeviceTensor:
         self.calls["zeros"] += 1
@@ -95,6 +111,7 @@ class FunctionEngine:
 
     inputs: Mapping[str, TensorSpec] = {}
     outputs: Mapping[str, TensorSpec] = {}
+    limits: Mapping[str, int] = {}
 
     def __init__(self, name: str, function: Callable[[dict[str, Array]], dict[str, Array]]) -> None:
         self.name = name

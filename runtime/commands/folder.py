@@ -50,7 +50,7 @@ def run_folder(args: argparse.Namespace) -> int:
     tally = Tally()
     jobs = _jobs(args, tally)
     options.make_folder(args.output)
-    pipeline = Pipeline.load(args.bundle, backend=args.backend, threads=args.threads, verify=not args.no_verify)
+    pipeline = options.load_pipeline(args)
     request = options.request(args, pipeline.manifest)
     journal = Journal.open(args.output, pipeline.bundle, request)
     silent = args.quiet or args.json
@@ -154,6 +154,8 @@ def _results(
 
 def _fail(tally: Tally, job: Job, error: Exception) -> None:
     sentence = str(error) if isinstance(error, SceneError) else f"{job.scene}: not enough memory. Crop the scene."
+    if job.scene.name not in sentence:  # an engine does not know which scene it runs
+        sentence = f"{job.scene}: {sentence}"
     tally.failed[job.scene.name] = sentence
     tqdm.write(f"run_engine.py: {sentence}", file=sys.stderr)
 

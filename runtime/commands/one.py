@@ -11,7 +11,6 @@ from typing import TextIO
 from runtime.commands import options, summary
 from runtime.layout import write_layout
 from runtime.manifest import Manifest
-from runtime.pipeline import Pipeline
 from runtime.recording import Recorder
 from runtime.rope import normalize_coords
 from runtime.scene import Scene
@@ -20,7 +19,7 @@ from runtime.scene import Scene
 def run_scene(args: argparse.Namespace) -> int:
     """Run `--point_cloud` and write `--output`. Returns 0. Raises SceneError."""
     spoken = sys.stderr if args.json else sys.stdout
-    pipeline = Pipeline.load(args.bundle, backend=args.backend, threads=args.threads, verify=not args.no_verify)
+    pipeline = options.load_pipeline(args)
     request = options.request(args, pipeline.manifest)
     scene = pipeline.prepare(args.point_cloud, request)
     _describe(args, scene, pipeline.manifest, spoken)

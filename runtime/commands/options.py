@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from runtime.engines import BACKENDS
 from runtime.errors import SceneError
 from runtime.layout import ENDINGS
 from runtime.manifest import GenerationSpec, Manifest
+from runtime.pipeline import Pipeline
 from runtime.prompt import CATEGORIES, DETECT_TYPES
 from runtime.scene import MAX_NEW_TOKENS, Request
 
@@ -97,8 +99,13 @@ def _add_tokens(p: argparse._ArgumentGroup) -> None:
 
 
 def _add_engine(p: argparse._ArgumentGroup) -> None:
-    p.add_argument("--backend", default=BACKENDS[0], choices=BACKENDS, help=f"(default: {BACKENDS[0]})")
-    p.add_argument("--threads", type=int, help="threads of the back end (default: one per core)")
+    p.add_argument(
+        "--backend", default=BACKENDS[0], choices=BACKENDS,
+        help="auto takes tensorrt where the bundle has engines for this GPU (default: auto)",
+    )  # fmt: skip
+    p.add_argument("--device", help="cpu, or cuda:N (default: cuda:0 with engines, else cpu)")
+    p.add_argument("--threads", type=int, help="threads of ONNX Runtime on the CPU (default: one per core)")
+    p.add_argument("--no_cuda_graph", action="store_true", help="launch each decode step's kernels one by one")
     p.add_argument("--no_verify", action="store_true", help="check the bundle's file sizes only, not their digests")
 
 
@@ -147,6 +154,21 @@ def check(args: argparse.Namespace) -> None:
             raise SceneError(f"{path}: is the scene itself, which the output would replace. Name another output.")
     if len({path.resolve() for path in written}) < len(written):
         raise SceneError(f"{args.output}: is named for the layout and for --save_tensors. Name two files.")
+
+
+def load_pipeline(args: argparse.Namespace) -> Pipeline:
+    """Open the bundle as the options say, and tell what there is to know about the back end."""
+    pipeline = Pipeline.load(
+        args.bundle,
+        backend=args.backend,
+        device=args.device,
+        threads=args.threads,
+        cuda_graphs=not args.no_cuda_graph,
+        verify=not args.no_verify,
+    )
+    if pipeline.note and not args.quiet:
+        print(f"note: {pipeline.note}", file=sys.stderr)
+    return pipeline
 
 
 def is_folder(args: argparse.Namespace) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from runtime.bundle import PAST, ROWS
 from runtime.engines.contract import Backend, Tensor
 from runtime.errors import CapacityError
 from runtime.manifest import Manifest
@@ -11,19 +12,27 @@ from runtime.manifest import Manifest
 DTYPES = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
 ITEM_BYTES = {"fp32": 4, "fp16": 2, "bf16": 2}
 BUCKET = 64  # a prefix grows in steps, so that shapes, and what back ends keep for each shape, stay few
+FIRST_BUCKET = 512  # of stacked caches, whose prefix doubles: each of its sizes has a captured graph
 
 
 class KVCache:
-    """One slab [2L, M, B, K, D]: keys of all layers, then values. A layer's prefix is contiguous (layout MBKD)."""
+    """One slab of all keys and values, in one of two layouts.
 
-    def __init__(self, backend: Backend, manifest: Manifest, batch: int) -> None:
+    By layer: [2L, M, B, K, D], keys of all layers, then values; a layer's prefix is contiguous (layout MBKD).
+    Stacked: [1, M, B, 2L*K, D], for graphs that take all layers as one tensor; any prefix is contiguous, and so are
+    the rows that one token brings.
+    """
+
+    def __init__(self, backend: Backend, manifest: Manifest, batch: int, *, stacked: bool = False) -> None:
         spec = manifest.language_model
         self.capacity = manifest.cache.capacity
         self._backend = backend
+        self._stacked = stacked
         self._layers = spec.layers
-        self._row = (batch, spec.kv_heads, spec.head_dim)
+        self._stacks, heads = (1, 2 * spec.layers * spec.kv_heads) if stacked else (2 * spec.layers, spec.kv_heads)
+        self._row = (batch, heads, spec.head_dim)
         self._dtype = DTYPES[manifest.precision]
-        self._slab = backend.zeros((2 * spec.layers, self.capacity, *self._row), self._dtype)
+        self.slab = backend.zeros((self._stacks, self.capacity, *self._row), self._dtype)
         self._lengths = [0] * batch
         self._ended = [False] * batch
         self._past: tuple[int, dict[str, Tensor]] = (0, {})
@@ -50,18 +59,26 @@ class KVCache:
                 f"the prompt has {rows} positions, but this bundle's cache holds {self.capacity}. Crop the scene, "
                 f"or export again with --max_length {rows + 1024} or more."
             )
-        return self._named(self._slab, "", slice(0, rows))
+        return self._named(self.slab, "", slice(0, rows))
 
     def prefilled(self, lengths: Sequence[int]) -> None:
         """Prefill has written this many valid rows of each sequence, from row 0 on."""
         assert max(lengths) <= self.capacity, f"{max(lengths)} rows were written into a cache of {self.capacity}"
         self._lengths = list(lengths)
 
-    def past(self) -> dict[str, Tensor]:
-        """The prefix that decode reads, by input name: at least `lengths` rows, at most the capacity."""
-        rows = min(self.capacity, -(-max(self._lengths) // BUCKET) * BUCKET)
+    def past_rows(self, ahead: int = 0) -> int:
+        """Rows of the prefix that decode reads: at least `lengths` and `ahead` more, at most the capacity."""
+        needed = max(self._lengths) + ahead
+        if self._stacked:
+            doubled = FIRST_BUCKET << max(0, -(-needed // FIRST_BUCKET) - 1).bit_length()
+            return min(self.capacity, doubled)
+        return min(self.capacity, -(-needed // BUCKET) * BUCKET)
+
+    def past(self, ahead: int = 0) -> dict[str, Tensor]:
+        """The prefix itself, by input name."""
+        rows = self.past_rows(ahead)
         if self._past[0] != rows:
-            self._past = (rows, self._named(self._slab, "past_", slice(0, rows)))
+            self._past = (rows, self._named(self.slab, "past_", slice(0, rows)))
         return self._past[1]
 
     def new_rows(self, count: int) -> dict[str, Tensor]:
@@ -71,25 +88,33 @@ class KVCache:
                 f"{count} more rows do not fit: the cache holds {self.capacity} and {self.capacity - self.room} are "
                 f"taken. Ask for fewer new tokens, or export again with a larger --max_length."
             )
-        return self._named(self._staged(count), "", slice(None))
+        return self._named(self.staged(count), "", slice(None))
 
     def append(self, count: int) -> None:
         """Take over the `count` rows that decode wrote into `new_rows`, each sequence behind its own length."""
         assert count <= self.room, f"{count} rows appended to a cache with room for {self.room}"
         starts = [None if ended else length for length, ended in zip(self._lengths, self._ended, strict=True)]
-        self._backend.scatter_rows(self._staged(count), self._slab, starts)
+        self._backend.scatter_rows(self.staged(count), self.slab, starts)
+        self.count(count)
+
+    def count(self, rows: int) -> None:
+        """So many rows now stand behind each sequence that has not ended; the device has put them there."""
+        assert rows <= self.room, f"{rows} rows appended to a cache with room for {self.room}"
         self._lengths = [
-            length + (0 if ended else count) for length, ended in zip(self._lengths, self._ended, strict=True)
+            length + (0 if ended else rows) for length, ended in zip(self._lengths, self._ended, strict=True)
         ]
 
     def _growing(self) -> list[int]:
         return [length for length, ended in zip(self._lengths, self._ended, strict=True) if not ended]
 
-    def _staged(self, count: int) -> Tensor:
+    def staged(self, count: int) -> Tensor:
+        """Where `count` new rows of all layers wait, in the slab's layout: [stacks, count, B, heads, D]."""
         if count not in self._staging:
-            self._staging[count] = self._backend.zeros((2 * self._layers, count, *self._row), self._dtype)
+            self._staging[count] = self._backend.zeros((self._stacks, count, *self._row), self._dtype)
         return self._staging[count]
 
     def _named(self, slab: Tensor, prefix: str, rows: slice) -> dict[str, Tensor]:
+        if self._stacked:
+            return {PAST if prefix else ROWS: slab[0][rows]}
         kinds = [(kind, layer) for kind in ("key", "value") for layer in range(self._layers)]
         return {f"{prefix}{kind}.{layer}": slab[index][rows] for index, (kind, layer) in enumerate(kinds)}

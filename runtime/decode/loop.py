@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from runtime.arrays import Array
+from runtime.bundle import PAST
 from runtime.decode.cache import KVCache
+from runtime.decode.device import DeviceLoop
 from runtime.decode.sampling import TokenChooser
 from runtime.engines.contract import Backend, Engine, Tensor
 from runtime.manifest import Manifest
@@ -17,17 +19,27 @@ class Decoder:
     """The language model over its two engines and one cache at a time."""
 
     def __init__(
-        self, backend: Backend, prefill: Engine, decode: Engine, manifest: Manifest, table: tuple[Array, Array]
+        self,
+        backend: Backend,
+        prefill: Engine,
+        decode: Engine,
+        manifest: Manifest,
+        table: tuple[Array, Array],
+        device_table: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        """`table` holds cos and sin [M, D] of every position of the cache, so that a step only gathers."""
+        """`table` holds cos and sin [M, D] of every position of the cache, so that a step only gathers.
+
+        With the same table on the device, greedy steps stay there where the back end can do that.
+        """
         self._backend = backend
+        self._device_table = device_table
         self._prefill, self._decode = prefill, decode
         self._manifest = manifest
         self._cos, self._sin = table
 
     def start(self, feeds: dict[str, Tensor], lengths: Sequence[int], rows: int) -> tuple[Array, KVCache]:
         """Run prefill over `rows` positions: logits [B, V] of each last valid position, and the filled cache."""
-        cache = KVCache(self._backend, self._manifest, len(lengths))
+        cache = KVCache(self._backend, self._manifest, len(lengths), stacked=PAST in self._decode.inputs)
         results = self._prefill.run(feeds, cache.prefill_rows(rows))
         cache.prefilled(lengths)
         return self._backend.download(results["logits"]), cache
@@ -67,5 +79,9 @@ class Decoder:
                     done[sequence] = True
                     cache.end(sequence)
             if all(done) or left == 0 or cache.room == 0:
+                return
+            if (steps := self._backend.steps) is not None and self._device_table is not None and choose.greedy:
+                loop = DeviceLoop(self._backend, steps, self._decode, cache, self._device_table, stop_ids)
+                yield from loop.tokens(ids, done, left)
                 return
             logits = self.step(ids[:, None], cache)[:, -1]

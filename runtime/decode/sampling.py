@@ -31,12 +31,17 @@ class TokenChooser:
         self._random = [np.random.default_rng(sampling.seed) for _ in prompts]
         self._seen = [np.unique(prompt) for prompt in prompts] if sampling.repetition_penalty != 1.0 else []
 
+    @property
+    def greedy(self) -> bool:
+        """Whether the choice needs nothing but the logits at hand: the first of the largest."""
+        return self._sampling.temperature == 0.0 and self._sampling.repetition_penalty == 1.0
+
     def __call__(self, logits: Array) -> Array:
         """Logits [B, V], float32 -> token ids [B], int32. Raises EngineError where the logits are no numbers."""
         if self._seen:
             logits = np.stack([self._penalize(row, seen) for row, seen in zip(logits, self._seen, strict=True)])
         ids = logits.argmax(axis=-1)  # the first of the largest; where there is a nan, the nan
-        _refuse_overflow(logits[np.arange(len(ids)), ids])
+        refuse_overflow(logits[np.arange(len(ids)), ids])
         if self._sampling.temperature > 0.0:
             ids = np.array(
                 [_draw(row, self._sampling, random) for row, random in zip(logits, self._random, strict=True)]
@@ -72,7 +77,8 @@ def filtered_chances(logits: Array, sampling: Sampling) -> Array:
     return _softmax(scores)
 
 
-def _refuse_overflow(largest: Array) -> None:
+def refuse_overflow(largest: Array) -> None:
+    """Raise EngineError where the largest logit of a sequence is no finite number."""
     if not np.isfinite(largest).all():
         raise EngineError(
             f"the model's largest logit is {largest.tolist()}, which is no number to choose by: its arithmetic "

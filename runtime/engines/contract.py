@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -49,8 +50,65 @@ class Engine(Protocol):
     @property
     def outputs(self) -> Mapping[str, TensorSpec]: ...
 
+    @property
+    def limits(self) -> Mapping[str, int]:
+        """The largest sizes of dynamic axes, by letter; axes that are not named have no limit."""
+        ...
+
     def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Run once. Outputs named in `outputs` are written into that memory, the others into fresh memory."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepState:
+    """What a decode step reads and leaves for the next, all on the device. int32 [B] by sequence unless said."""
+
+    input_ids: Tensor  # [B, 1]
+    past_length: Tensor  # rows in the cache
+    starts: Tensor  # where the next row goes: past_length, or -1 once the sequence has ended
+    taken: Tensor  # tokens chosen so far
+    cos: Tensor  # float32 [B, 1, D], row past_length of the table
+    sin: Tensor
+    cos_table: Tensor  # float32 [M, D]
+    sin_table: Tensor
+    stop_ids: Tensor  # [stops]
+    logits: Tensor  # float32 [B, 1, V]
+
+
+class Ring(Protocol):
+    """Tokens on their way to the host: int32 [slots, B]; entry `taken % slots` is the newest.
+
+    -1 stands where the sequence had ended, -2 where the largest logit was no finite number.
+    """
+
+    @property
+    def slots(self) -> int: ...
+
+    def mark(self) -> Callable[[], None]:
+        """Note how far the device has been asked to go; the result waits until it is there."""
+        ...
+
+    def read(self, slot: int) -> Array:
+        """[B], once its mark was waited for."""
+        ...
+
+
+class StepKernels(Protocol):
+    """What a decode step needs beside its engine, so that it does not return to the host."""
+
+    def ring(self, slots: int, batch: int) -> Ring: ...
+
+    def append_rows(self, source: Tensor, target: Tensor, starts: Tensor) -> None:
+        """`Backend.scatter_rows` with starts on the device, int32 [B]; negative: leave the sequence as it is."""
+        ...
+
+    def next_tokens(self, state: StepState, ring: Ring) -> None:
+        """Take the first of the largest logits of each sequence, and set the state for the step that feeds it."""
+        ...
+
+    def replay(self, tensors: Sequence[Tensor], action: Callable[[], None]) -> None:
+        """Do `action`, which touches only these tensors; from a captured graph where that is possible."""
         ...
 
 
@@ -60,11 +118,30 @@ class Backend(Protocol):
     @property
     def name(self) -> str: ...
 
+    @property
+    def steps(self) -> StepKernels | None:
+        """None where a step gains nothing from staying on the device."""
+        ...
+
     def load(self, bundle: Bundle, graph: str) -> Engine: ...
+
+    def exclusive(self) -> AbstractContextManager[object]:
+        """Held by one pass at a time where engines cannot serve two threads; makes the device current."""
+        ...
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all that was asked of it."""
+        ...
+
+    def close(self) -> None:
+        """Give back engines and memory. Nothing of this back end may be used afterwards."""
+        ...
 
     def zeros(self, shape: Sequence[int], dtype: str) -> Tensor: ...
 
     def upload(self, array: Array) -> Tensor: ...  # the only way in
+
+    def write(self, array: Array, tensor: Tensor) -> None: ...  # the same, into memory that is there
 
     def download(self, tensor: Tensor) -> Array: ...  # the only way out
 

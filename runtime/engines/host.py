@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from runtime.arrays import Array
-from runtime.engines.contract import Tensor
+from runtime.engines.contract import StepKernels, Tensor
 
 
 class HostTensor:
@@ -39,12 +40,26 @@ def host_array(tensor: Tensor) -> Array:
 class HostMemory:
     """The memory half of a back end in RAM."""
 
+    steps: StepKernels | None = None
+
+    def exclusive(self) -> AbstractContextManager[object]:
+        return nullcontext()
+
+    def synchronize(self) -> None:
+        return
+
+    def close(self) -> None:
+        return
+
     def zeros(self, shape: Sequence[int], dtype: str) -> HostTensor:
         """Zeros: pages are not touched until written, and a masked row never multiplies garbage."""
         return HostTensor(np.zeros(tuple(shape), dtype))
 
     def upload(self, array: Array) -> HostTensor:
         return HostTensor(np.ascontiguousarray(array))
+
+    def write(self, array: Array, tensor: Tensor) -> None:
+        host_array(tensor)[...] = array
 
     def download(self, tensor: Tensor) -> Array:
         return host_array(tensor)

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
-import pytest
-
-from runtime.engines import open_backend
-from runtime.errors import EngineError
 from tests.blocked import run_without
 
 OPEN = """
@@ -18,11 +12,6 @@ try:
 except EngineError as error:
     print(error)
 """
-
-
-def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(EngineError, match=re.escape("back end 'onnx' is unknown. Known: onnxruntime.")):
-        open_backend("onnx")
 
 
 def test_a_missing_library_says_how_to_install_it() -> None:

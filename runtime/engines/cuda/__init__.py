@@ -1,0 +1,1 @@
+"""CUDA memory, streams, graphs and the kernels of a decode step, without torch."""

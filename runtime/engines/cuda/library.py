@@ -1,0 +1,66 @@
+"""Calls of the CUDA runtime, checked: a failure becomes a sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cuda.bindings import driver, nvrtc
+from cuda.bindings import runtime as cudart
+
+from runtime.errors import EngineError
+
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+
+
+class OutOfDeviceMemory(EngineError):
+    """The GPU has no room for what was asked."""
+
+
+def call(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of the CUDA runtime: its result, the results as a tuple, or None. Raises EngineError."""
+    error, *results = function(*arguments)
+    if int(error) != 0:
+        _refuse(function, int(error), str(_text(error)))
+    return results[0] if len(results) == 1 else tuple(results) or None
+
+
+def call_driver(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The same for the driver's functions."""
+    error, *results = function(*arguments)
+    if int(error) != 0:
+        _refuse(function, int(error), _driver_text(error))
+    return results[0] if len(results) == 1 else tuple(results) or None
+
+
+def call_nvrtc(function: Callable[..., Any], *arguments: Any) -> Any:
+    """The same for the runtime compiler's functions."""
+    error, *results = function(*arguments)
+    if int(error) != 0:
+        _refuse(function, int(error), str(nvrtc.nvrtcGetErrorString(error)[1]))
+    return results[0] if len(results) == 1 else tuple(results) or None
+
+
+def _refuse(function: Callable[..., Any], code: int, text: str) -> None:
+    if code == OUT_OF_MEMORY:
+        free, total = (value / 1e9 for value in _memory())
+        raise OutOfDeviceMemory(
+            f"the GPU has no room left ({free:.1f} of {total:.1f} GB are free). Crop the scene, end other programs "
+            f"that use the GPU, or build the engines again with smaller --max_voxels or --max_length."
+        )
+    raise EngineError(f"CUDA refused {function.__name__}: {text}. Check the driver with: python run_engine.py --doctor")
+
+
+def _memory() -> tuple[int, int]:
+    error, free, total = cudart.cudaMemGetInfo()
+    return (int(free), int(total)) if int(error) == 0 else (0, 0)
+
+
+def _text(error: Any) -> str:
+    text = cudart.cudaGetErrorString(error)[1]
+    return text.decode() if isinstance(text, bytes) else str(text)
+
+
+def _driver_text(error: Any) -> str:
+    text = driver.cuGetErrorString(error)[1]
+    return text.decode() if isinstance(text, bytes) else str(text)

@@ -1,0 +1,102 @@
+"""Which compiled engines of a bundle fit the GPU and the TensorRT at hand, and what to do when none does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from runtime.bundle import Bundle, file_digest
+from runtime.engines.record import ENGINES, EngineRecord, PlanRecord, engine_folder, rebuild
+from runtime.errors import EngineError
+
+if TYPE_CHECKING:  # its module needs the CUDA bindings, this one does not
+    from runtime.engines.cuda.gpu import Gpu
+
+GRAPH_FILES = {"encoder": "encoder", "prefill": "prefill.stacked", "decode": "decode.stacked"}  # as the manifest names
+
+
+@dataclass(frozen=True, slots=True)
+class Plans:
+    """A folder of engines that fits."""
+
+    folder: Path
+    record: EngineRecord
+
+    def check(self, graph: str, *, verify: bool) -> Path:
+        """The plan of a graph, if its size and, with `verify`, its digest are those recorded. Raises EngineError."""
+        plan = self.record.plans[graph]
+        path = self.folder / plan.plan
+        if not path.is_file():
+            raise EngineError(f"{path}: missing, but the record beside it lists it. {rebuild(self.folder)}")
+        if (size := path.stat().st_size) != plan.bytes:
+            raise EngineError(
+                f"{path}: has {size:,} bytes, but its record says {plan.bytes:,}. Copy it again. {rebuild(self.folder)}"
+            )
+        if verify and file_digest(path) != plan.sha256:
+            raise EngineError(f"{path}: its SHA-256 is not the recorded one; it was altered. {rebuild(self.folder)}")
+        return path
+
+
+def find_plans(bundle: Bundle, gpu: Gpu, tensorrt: str) -> Plans:
+    """The engines made for this GPU and TensorRT; else compatible ones. Raises EngineError saying why none fits."""
+    own = engine_folder(bundle.folder, gpu.name, tensorrt, bundle.manifest.precision)
+    reasons = []
+    for folder in _folders(bundle.folder, own):
+        record = EngineRecord.read(folder)
+        if (reason := misfit(record, bundle, gpu, tensorrt)) is None:
+            return Plans(folder, record)
+        reasons.append(f"{folder.name}: {reason}")
+    if reasons:
+        raise EngineError(
+            f"{bundle.folder}: none of its engines can run here. {'; '.join(reasons)}. {rebuild(bundle.folder)}"
+        )
+    raise EngineError(
+        f"{bundle.folder}: has no engines for {gpu.name} with TensorRT {tensorrt}. {rebuild(bundle.folder)}"
+    )
+
+
+def misfit(record: EngineRecord, bundle: Bundle, gpu: Gpu, tensorrt: str) -> str | None:
+    """Why engines cannot run, or None."""
+    if record.tensorrt != tensorrt and not _version_fits(record, tensorrt):
+        return f"built with TensorRT {record.tensorrt}, but {tensorrt} is installed"
+    if record.gpu != gpu.name and not _gpu_fits(record, gpu):
+        return f"built for {record.gpu} (compute capability {record.compute_capability}), but this is {gpu.name}"
+    if record.compute_capability != gpu.compute_capability and not _gpu_fits(record, gpu):
+        return f"built for compute capability {record.compute_capability}, but this GPU has {gpu.compute_capability}"
+    if record.precision != bundle.manifest.precision:
+        return f"built in {record.precision}, but the bundle is in {bundle.manifest.precision}"
+    for graph in GRAPH_FILES:
+        if graph not in record.plans:
+            return f"the plan of {graph} is missing"
+        if _stale(record.plans[graph], bundle, graph):
+            return f"the bundle was exported anew since {graph} was built"
+    return None
+
+
+def _folders(bundle: Path, own: Path) -> Iterator[Path]:
+    """Folders of engines, the one that should fit first."""
+    root = bundle / ENGINES
+    found = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    yield from sorted((path for path in found if not path.name.startswith(".")), key=lambda path: path != own)
+
+
+def _stale(plan: PlanRecord, bundle: Bundle, graph: str) -> bool:
+    manifest = bundle.manifest
+    name = GRAPH_FILES[graph]
+    if name not in manifest.graphs:
+        return True
+    files = manifest.files[manifest.graphs[name]], manifest.files[manifest.weights[graph]]
+    return (plan.source_sha256, plan.weights_sha256) != tuple(file.sha256 for file in files)
+
+
+def _version_fits(record: EngineRecord, tensorrt: str) -> bool:
+    """Version-compatible plans run on newer TensorRT of the same major version, and on none older."""
+    built, here = ([int(part) for part in text.split(".")[:3]] for text in (record.tensorrt, tensorrt))
+    return record.version_compatible and built[0] == here[0] and built <= here
+
+
+def _gpu_fits(record: EngineRecord, gpu: Gpu) -> bool:
+    """Hardware-compatible plans run on every GPU since Ampere (compute capability 8.0)."""
+    return record.hardware_compatible and float(gpu.compute_capability) >= 8.0
