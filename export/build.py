@@ -1,0 +1,78 @@
+"""A bundle's graphs become TensorRT engines for the GPU at hand: `python -m export.build --bundle BUNDLE`.
+
+Needs TensorRT, the CUDA bindings and a GPU, but neither torch nor onnx: it runs where the engines will run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from export.engines.arguments import add_all, options_from
+from export.engines.plans import Built, build_engines
+from export.engines.report import facts, next_step, notes, table
+from runtime.bundle import Bundle
+from runtime.door import guarded
+
+PROGRAM = "python -m export.build"
+EPILOG = """\
+examples:
+  python -m export.build --bundle bundle
+  python -m export.build --bundle bundle --max_voxels 30000 --max_length 4096
+  python -m export.build --bundle bundle --graphs decode --opt_level 5
+
+then:
+  python run_engine.py --bundle bundle --backend tensorrt --point_cloud scene.ply --output scene.txt
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options of the build."""
+    p = argparse.ArgumentParser(
+        prog=PROGRAM,
+        description="Build TensorRT engines of a bundle for the GPU of this machine, into the bundle's folder engines.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("-m", "--bundle", required=True, type=Path, help="bundle folder that export_model.py wrote")
+    add_all(p)
+    p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
+    p.add_argument("--json", action="store_true", help="print a machine-readable summary on stdout")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Build: 0 when the engines stand, 2 with one sentence on stderr when they cannot be built."""
+    return guarded(
+        PROGRAM,
+        lambda: _build(parser().parse_args(arguments)),
+        interrupted="nothing was written, and engines that stood there stand",
+        install="pip install '.[tensorrt]'",
+    )
+
+
+def _build(args: argparse.Namespace) -> int:
+    options = options_from(args)
+    silent = args.quiet or args.json
+    built = build_engines(Bundle.open(args.bundle), options, silent=silent)
+    if args.json:
+        print(json.dumps(facts(built)))
+    elif not args.quiet:
+        show(built, args.bundle)
+    return 0
+
+
+def show(built: Built, bundle: Path) -> None:
+    """Print what was built and what comes next."""
+    print(f"Engines {built.folder}: TensorRT {built.record.tensorrt}, {built.record.gpu}, {built.record.precision}.")
+    print(table(built))
+    for note in notes(built):
+        print(f"Note: {note}")
+    print(next_step(bundle))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

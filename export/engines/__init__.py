@@ -1,0 +1,1 @@
+"""Compiling a bundle's graphs with TensorRT. Nothing here needs torch or onnx, and only the child process compiles."""

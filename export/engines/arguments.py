@@ -1,0 +1,98 @@
+"""Options of a build on a command line: those that `export_model.py` has too, and those of `export.build` alone."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from export.engines.islands import ISLANDS
+from export.engines.options import DEFAULT_OPT_LEVEL, BuildOptions, device_index
+from export.engines.profiles import Limits
+from runtime.bundle import GRAPHS
+
+_LIMITS = Limits()
+
+
+def add_common(p: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    """The largest sizes, and how long TensorRT searches."""
+    p.add_argument(
+        "--max_batch", type=int, default=_LIMITS.max_batch, help=f"scenes in one batch (default: {_LIMITS.max_batch})"
+    )
+    p.add_argument(
+        "--max_voxels",
+        type=int,
+        default=_LIMITS.max_voxels,
+        help=f"voxels of a scene, on which the encoder's memory depends (default: {_LIMITS.max_voxels})",
+    )
+    p.add_argument(
+        "--max_point_tokens",
+        type=int,
+        default=_LIMITS.max_point_tokens,
+        help=f"point tokens of a scene, on which prefill's memory depends (default: {_LIMITS.max_point_tokens})",
+    )
+    p.add_argument(
+        "--opt_level",
+        type=int,
+        default=DEFAULT_OPT_LEVEL,
+        help=f"how long TensorRT searches, 0 to 5 (default: {DEFAULT_OPT_LEVEL})",
+    )
+
+
+def add_all(p: argparse.ArgumentParser) -> None:
+    """Everything that `python -m export.build` takes beside the bundle."""
+    add_common(p)
+    p.add_argument("--max_length", type=int, help="positions in the cache (default: the bundle's capacity)")
+    p.add_argument(
+        "--workspace", type=float, metavar="GB", help="scratch memory of the builder (default: what is free, less some)"
+    )
+    p.add_argument(
+        "--timing_cache", type=Path, metavar="FILE", help="measured kernels, kept between builds (default: in ~/.cache)"
+    )
+    p.add_argument("--version_compatible", action="store_true", help="engines that newer TensorRT runs too; slower")
+    p.add_argument("--hardware_compatible", action="store_true", help="engines for Ampere and all newer GPUs; slower")
+    p.add_argument("--device", default="cuda:0", metavar="cuda:N", help="the GPU (default: cuda:0)")
+    p.add_argument(
+        "--graphs",
+        nargs="+",
+        default=list(GRAPHS),
+        metavar="GRAPH",
+        help=f"build some anew and keep the others: {', '.join(GRAPHS)} (default: all)",
+    )
+    p.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="graphs built at the same time; kernels are then timed on a GPU that others use, and the choice among "
+        "them may be worse (default: 1)",
+    )
+    p.add_argument(
+        "--islands",
+        nargs="*",
+        metavar="ISLAND",
+        help=f"before TensorRT 9, in fp16 bundles: parts asked to stay float32, of {', '.join(ISLANDS)} "
+        f"(default: all but matmul, and in the encoder all)",
+    )
+
+
+def options_from(args: argparse.Namespace) -> BuildOptions:
+    """Options from `add_all`. Raises SceneError."""
+    limits = Limits(
+        max_batch=args.max_batch,
+        max_voxels=args.max_voxels,
+        max_point_tokens=args.max_point_tokens,
+        max_length=args.max_length,
+    )
+    options = BuildOptions(
+        limits=limits,
+        graphs=tuple(args.graphs),
+        opt_level=args.opt_level,
+        workspace=args.workspace,
+        timing_cache=args.timing_cache,
+        version_compatible=args.version_compatible,
+        hardware_compatible=args.hardware_compatible,
+        device=device_index(args.device),
+        jobs=args.jobs,
+        islands=None if args.islands is None else tuple(args.islands),
+    )
+    options.check()
+    return options

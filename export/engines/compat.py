@@ -1,0 +1,150 @@
+"""TensorRT 8.6 to 11 as the build uses it. What a version may lack is looked for here and nowhere else in `export`."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, TextIO
+
+import tensorrt as trt
+
+from export.engines.phases import Phases
+
+VERSION = str(trt.__version__)
+MAX_WARNINGS, WARNING_LENGTH = 20, 300  # of those that go into the record; the log has all
+
+
+def strongly_typed() -> bool:
+    """Whether the graph's own types are binding (version 9 on). Before, TensorRT chooses among those it is allowed."""
+    return hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED")
+
+
+def new_network(builder: Any) -> Any:
+    """An empty network. Flags by name: their numbers changed between versions."""
+    kinds, flags = trt.NetworkDefinitionCreationFlag, 0
+    if hasattr(kinds, "STRONGLY_TYPED"):
+        flags |= 1 << int(kinds.STRONGLY_TYPED)
+    if hasattr(kinds, "EXPLICIT_BATCH") and int(VERSION.split(".")[0]) < 10:  # from 10 on there is nothing else
+        flags |= 1 << int(kinds.EXPLICIT_BATCH)
+    return builder.create_network(flags)
+
+
+def new_config(
+    builder: Any, *, float16: bool, opt_level: int, workspace: int, version_compatible: bool, hardware_compatible: bool
+) -> Any:
+    """Settings of a build; `workspace` in bytes. With strong types there are no precision flags."""
+    config, flags = builder.create_builder_config(), trt.BuilderFlag
+    config.clear_flag(flags.TF32)  # 10 bits of mantissa are not float32
+    config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    config.builder_optimization_level = opt_level
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    if float16 and not strongly_typed() and hasattr(flags, "FP16"):
+        config.set_flag(flags.FP16)
+        config.set_flag(flags.PREFER_PRECISION_CONSTRAINTS)
+    if version_compatible:
+        config.set_flag(flags.VERSION_COMPATIBLE)
+    if hardware_compatible:
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    return config
+
+
+def use_linear_formats(network: Any) -> None:
+    """Inputs and outputs stay row-major and in the types they were parsed with."""
+    tensors = [network.get_input(i) for i in range(network.num_inputs)]
+    for tensor in tensors + [network.get_output(i) for i in range(network.num_outputs)]:
+        tensor.allowed_formats = 1 << int(trt.TensorFormat.LINEAR)
+
+
+def parse(network: Any, source: str, log: Any) -> tuple[Any, list[str]]:
+    """Read an ONNX file into a network: the parser, which owns the weights while building, and its complaints."""
+    parser = trt.OnnxParser(network, log)
+    if parser.parse_from_file(source):
+        return parser, []
+    return parser, [_complaint(parser.get_error(i)) for i in range(parser.num_errors)] or ["it gives no reason"]
+
+
+def _complaint(error: Any) -> str:
+    name = f" ({error.node_name()})" if hasattr(error, "node_name") else ""
+    return f"node {error.node()}{name}: {_one_line(error.desc())}"
+
+
+def use_timing_cache(config: Any, data: bytes) -> bool:
+    """Start from a serialized timing cache; False where it is of another GPU or version, and an empty one is used."""
+    cache = config.create_timing_cache(data)
+    if cache is not None and config.set_timing_cache(cache, False):
+        return True
+    config.set_timing_cache(config.create_timing_cache(b""), False)
+    return False
+
+
+def merged_timing_cache(config: Any, data: bytes) -> bytes:
+    """What was measured in this build, together with another serialized cache."""
+    cache = config.get_timing_cache()
+    if data and (other := config.create_timing_cache(data)) is not None:
+        cache.combine(other, False)
+    return bytes(memoryview(cache.serialize()))
+
+
+def watch(config: Any, phases: Phases) -> None:
+    """Have the progress of a build reported, where TensorRT can tell it (version 9 on)."""
+    if not hasattr(trt, "IProgressMonitor"):
+        return
+
+    class Monitor(trt.IProgressMonitor):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.IProgressMonitor.__init__(self)
+
+        def phase_start(self, phase_name: str, parent_phase: str | None, num_steps: int) -> None:
+            phases.start(phase_name, parent_phase, num_steps)
+
+        def phase_finish(self, phase_name: str) -> None:
+            phases.finish(phase_name)
+
+        def step_complete(self, phase_name: str, step: int) -> bool:
+            phases.step(phase_name, step)
+            return True  # go on
+
+    config.progress_monitor = Monitor()
+
+
+def inspect(plan: Any, log: Any, version_compatible: bool) -> str:
+    """The inspector's JSON about a serialized engine. Raises RuntimeError where it cannot be loaded."""
+    runtime = trt.Runtime(log)
+    if version_compatible:  # such plans carry code of their own
+        runtime.engine_host_code_allowed = True
+    engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise RuntimeError(log.errors[-1] if log.errors else "it gives no reason")
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def new_builder(log: Any) -> Any:
+    return trt.Builder(log)
+
+
+class BuildLog(trt.ILogger):  # type: ignore[misc]
+    """Writes everything from information upwards to a file and keeps the errors and the first distinct warnings."""
+
+    def __init__(self, file: TextIO) -> None:
+        trt.ILogger.__init__(self)
+        self._file, self._started = file, time.monotonic()
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+
+    def log(self, severity: Any, msg: str) -> None:
+        """Called by TensorRT, from threads of its own too."""
+        if severity == trt.ILogger.VERBOSE:
+            return
+        kind = _KINDS.get(severity, "INFO")
+        print(f"{time.monotonic() - self._started:9.2f} s  {kind}: {msg}", file=self._file, flush=True)
+        line = _one_line(msg)
+        if kind == "ERROR":
+            self.errors.append(line)
+        elif kind == "WARNING" and len(self.warnings) < MAX_WARNINGS and line[:WARNING_LENGTH] not in self.warnings:
+            self.warnings.append(line[:WARNING_LENGTH])
+
+
+_KINDS = {trt.ILogger.INTERNAL_ERROR: "ERROR", trt.ILogger.ERROR: "ERROR", trt.ILogger.WARNING: "WARNING"}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,179 @@
+"""Compiling one graph, in the child process: ONNX in, plan, inspector's report and record out."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from export.engines import compat
+from export.engines.inspection import LayerCount, count_layers
+from export.engines.islands import pin_islands
+from export.engines.job import Job
+from export.engines.phases import Phases
+from export.engines.timing import TimingFile
+from runtime.engines.cuda.gpu import free_memory, select_gpu
+from runtime.engines.record import PlanRecord
+from runtime.errors import EngineError
+
+Emit = Callable[..., None]  # event, facts by name
+RESERVE, RESERVED_SHARE = 1 << 30, 0.05  # device memory left to CUDA itself and to the weights being timed
+SMALLEST_WORKSPACE = 64 << 20
+NO_MEMORY = re.compile(r"out ?of ?memory|insufficient (memory|workspace)|requested amount of gpu memory", re.I)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """A parsed graph. The parser must live as long: it owns the weights."""
+
+    definition: Any
+    parser: Any
+    inputs: dict[str, tuple[str, ...]]  # name -> axes, letters where dynamic
+
+    @property
+    def letters(self) -> set[str]:
+        return {axis for axes in self.inputs.values() for axis in axes if not axis.isdigit()}
+
+
+def compile_graph(job: Job, log: Any, emit: Emit) -> None:
+    """Build, write, report; the timing cache comes last, because saving it can end the process. Raises EngineError."""
+    select_gpu(job.device)
+    started = time.perf_counter()
+    builder = compat.new_builder(log)
+    emit("phase", text="reading the graph")
+    network = _read(job, builder, log)
+    config = _config(job, builder, network, emit)
+    timing = TimingFile(Path(job.timing_cache))
+    known = timing.read()
+    if not (accepted := compat.use_timing_cache(config, known)):
+        emit(
+            "note", text=f"{timing.path}: the timing cache is of another GPU or TensorRT; it is not used, nor changed."
+        )
+    emit("phase", text="building")
+    plan = builder.build_serialized_network(network.definition, config)
+    if plan is None:
+        raise EngineError(_failure(job, log.errors))
+    job.plan.write_bytes(memoryview(plan))
+    warm = accepted and timing.knows(known, job.digest)
+    record = _record(job, network, plan, time.perf_counter() - started, warm, log.warnings)
+    emit("plan", record=asdict(record))
+    count = _inspect(job, plan, log, emit)
+    emit("plan", record=asdict(replace(record, layers=count.layers, reformats=count.reformats)))
+    if accepted:
+        _save_timing(job, timing, config, emit)
+
+
+def _save_timing(job: Job, timing: TimingFile, config: Any, emit: Emit) -> None:
+    try:
+        timing.update(job.digest, lambda present: compat.merged_timing_cache(config, present))
+    except OSError as error:
+        emit("note", text=f"{timing.path}: the timing cache could not be saved ({error.strerror or error}).")
+    else:
+        emit("timing_cache")
+
+
+def _read(job: Job, builder: Any, log: Any) -> Network:
+    network = compat.new_network(builder)
+    parser, complaints = compat.parse(network, job.source, log)
+    if complaints:
+        raise EngineError(
+            f"{job.source}: TensorRT {compat.VERSION} cannot read the graph: {complaints[0]}. "
+            f"Export the bundle again; if that does not help, use another TensorRT."
+        )
+    compat.use_linear_formats(network)
+    tensors = [network.get_input(index) for index in range(network.num_inputs)]
+    return Network(network, parser, {tensor.name: _axes(job, tensor) for tensor in tensors})
+
+
+def _axes(job: Job, tensor: Any) -> tuple[str, ...]:
+    """Sizes and, where dynamic, the letters that the ONNX file gives the axes."""
+    axes = tuple(
+        str(size) if size >= 0 else str(tensor.get_dimension_name(place)) for place, size in enumerate(tensor.shape)
+    )
+    if unknown := [axis for axis in axes if not axis.isdigit() and axis not in job.ranges]:
+        raise EngineError(
+            f"{job.source}: input {tensor.name!r} has the dynamic axis {unknown[0]!r}, whose size is not known. "
+            f"Export the bundle again with this version."
+        )
+    return axes
+
+
+def _config(job: Job, builder: Any, network: Network, emit: Emit) -> Any:
+    float16 = job.precision == "fp16"
+    config = compat.new_config(
+        builder,
+        float16=float16,
+        opt_level=job.opt_level,
+        workspace=job.workspace or default_workspace(*free_memory(), job.sharing),
+        version_compatible=job.version_compatible,
+        hardware_compatible=job.hardware_compatible,
+    )
+    if float16 and not compat.strongly_typed():
+        pinned = pin_islands(network.definition, job.islands)
+        emit("phase", text=f"float32 asked for in {len(pinned)} layers")
+    profile = builder.create_optimization_profile()
+    for name, axes in network.inputs.items():
+        profile.set_shape(name, *_shapes(axes, job.ranges))
+    config.add_optimization_profile(profile)
+    compat.watch(config, Phases(lambda fraction, text: emit("progress", fraction=fraction, text=text)))
+    return config
+
+
+def _shapes(axes: tuple[str, ...], ranges: dict[str, tuple[int, ...]]) -> list[tuple[int, ...]]:
+    """Smallest, likeliest and largest shape of an input."""
+    return [tuple(int(axis) if axis.isdigit() else ranges[axis][kind] for axis in axes) for kind in range(3)]
+
+
+def default_workspace(free: int, total: int, sharing: int) -> int:
+    """Bytes that the builder may use for scratch: what is free less a reserve, divided among builds at one time.
+
+    The builder times kernels with real buffers; with little workspace it skips good ones or finds none at all.
+    """
+    return max(SMALLEST_WORKSPACE, (free - max(RESERVE, int(RESERVED_SHARE * total))) // sharing)
+
+
+def _inspect(job: Job, plan: Any, log: Any, emit: Emit) -> LayerCount:
+    """Write the inspector's report. It is for people: without it the plan is as good."""
+    emit("phase", text="looking at the engine")
+    try:
+        text = compat.inspect(plan, log, job.version_compatible)
+        job.inspection.write_text(text, encoding="utf-8")
+        return count_layers(text)
+    except (RuntimeError, ValueError) as error:
+        emit(
+            "note", text=f"{job.graph}: the inspector's report cannot be read ({error}), so its layers are not counted."
+        )
+        return LayerCount(0, 0)
+
+
+def _record(job: Job, network: Network, plan: Any, seconds: float, warm: bool, warnings: list[str]) -> PlanRecord:
+    data = memoryview(plan)
+    return PlanRecord(
+        source=Path(job.source).name,
+        source_sha256=job.source_sha256,
+        weights_sha256=job.weights_sha256,
+        plan=job.plan.name,
+        bytes=data.nbytes,
+        sha256=hashlib.sha256(data).hexdigest(),
+        inputs=network.inputs,
+        profile={letter: job.ranges[letter] for letter in sorted(network.letters)},
+        seconds=round(seconds, 2),
+        warm=warm,
+        layers=0,
+        reformats=0,
+        warnings=tuple(warnings),
+    )
+
+
+def _failure(job: Job, errors: list[str]) -> str:
+    reason = errors[-1] if errors else "TensorRT gives no reason"
+    if any(map(NO_MEMORY.search, errors)):
+        return (
+            f"{job.graph}: the GPU's memory does not suffice to build the engine ({reason}). Build with smaller "
+            f"--max_voxels, --max_point_tokens, --max_length or --max_batch, or end other programs that use the GPU."
+        )
+    return f"{job.graph}: TensorRT {compat.VERSION} could not build the engine: {reason}."

@@ -1,0 +1,52 @@
+"""What the user chooses about a build, checked before anything is done."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from export.engines.islands import ISLANDS
+from export.engines.profiles import Limits
+from runtime.bundle import GRAPHS
+from runtime.errors import SceneError
+
+OPT_LEVELS = range(6)
+MAX_JOBS = 8
+DEFAULT_OPT_LEVEL = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuildOptions:
+    """Options of `python -m export.build`."""
+
+    limits: Limits = field(default_factory=Limits)
+    graphs: tuple[str, ...] = GRAPHS
+    opt_level: int = DEFAULT_OPT_LEVEL
+    workspace: float | None = None  # GB; None: what is free, less a reserve
+    timing_cache: Path | None = None  # None: in the user's cache folder
+    version_compatible: bool = False
+    hardware_compatible: bool = False
+    device: int = 0
+    jobs: int = 1
+    islands: tuple[str, ...] | None = None  # None: the defaults of each graph
+
+    def check(self) -> None:
+        """Raise SceneError for what no build can do."""
+        if self.opt_level not in OPT_LEVELS:
+            raise SceneError(f"--opt_level is {self.opt_level}, but 0 to {OPT_LEVELS[-1]} were expected.")
+        if self.workspace is not None and not 0 < self.workspace < 1e6:
+            raise SceneError(f"--workspace is {self.workspace:g}, but a size in GB above 0 was expected.")
+        if not 1 <= self.jobs <= MAX_JOBS:
+            raise SceneError(f"--jobs is {self.jobs}, but 1 to {MAX_JOBS} were expected.")
+        if unknown := sorted(set(self.graphs) - set(GRAPHS)):
+            raise SceneError(f"--graphs names {unknown[0]!r}, but a bundle has {', '.join(GRAPHS)}.")
+        if unknown := sorted(set(self.islands or ()) - set(ISLANDS)):
+            raise SceneError(f"--islands names {unknown[0]!r}, but there are {', '.join(ISLANDS)}.")
+
+
+def device_index(text: str) -> int:
+    """The number in `cuda:N`. Raises SceneError."""
+    if not (match := re.fullmatch(r"cuda(?::(\d{1,3}))?", text)):
+        raise SceneError(f"--device is {text!r}, but cuda:0, cuda:1 or so on was expected.")
+    return int(match[1] or 0)

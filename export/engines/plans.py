@@ -1,0 +1,167 @@
+"""All plans of a bundle for the GPU at hand: what is built, what is kept, and the record of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from export import VERSION
+from export.engines.children import run_jobs
+from export.engines.islands import DEFAULTS
+from export.engines.job import Job, Outcome
+from export.engines.kept import Digests, copy_plan, kept_plans
+from export.engines.options import BuildOptions
+from export.engines.profiles import Range, profile_ranges
+from export.engines.progress import Bars
+from export.engines.timing import default_file
+from export.replacing import replacing
+from runtime.bundle import GRAPHS, Bundle
+from runtime.engines.contract import check_dialect
+from runtime.engines.cuda.gpu import Gpu, read_gpu
+from runtime.engines.record import SCHEMA, EngineRecord, engine_folder
+from runtime.errors import BundleError, EngineError
+from runtime.manifest import Manifest
+
+SOURCES = {"encoder": "encoder", "prefill": "prefill.stacked", "decode": "decode.stacked"}  # in the manifest's graphs
+GIGABYTE = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Toolchain:
+    """What builds: a TensorRT and a GPU."""
+
+    tensorrt: str
+    strongly_typed: bool
+    gpu: Gpu
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Built:
+    """A folder of engines that stands."""
+
+    folder: Path
+    record: EngineRecord
+    graphs: tuple[str, ...]  # built now; the others were there
+    notes: list[str]
+
+
+def open_toolchain(device: int, precision: str) -> Toolchain:
+    """Look for TensorRT and the GPU. Raises EngineError where one is missing or cannot build this precision."""
+    try:
+        from export.engines import compat
+    except ModuleNotFoundError as error:
+        raise EngineError(
+            f"building engines needs the package {error.name!r}, which is not installed. "
+            f"Install it: pip install '.[tensorrt]'"
+        ) from error
+    except (ImportError, OSError) as error:  # installed, but one of its shared libraries does not load
+        raise EngineError(
+            f"TensorRT is installed but cannot be loaded ({error}). "
+            f"Install it anew: pip install --force-reinstall '.[tensorrt]'"
+        ) from error
+    if precision == "bf16" and not compat.strongly_typed():
+        raise EngineError(
+            f"the bundle is in bf16, which TensorRT {compat.VERSION} does not have. "
+            f"Use TensorRT 9 or newer, or export again with --precision fp16."
+        )
+    return Toolchain(tensorrt=compat.VERSION, strongly_typed=compat.strongly_typed(), gpu=read_gpu(device))
+
+
+def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False) -> Built:
+    """Build the plans of a bundle; their folder is replaced whole at the end. Raises SceneError."""
+    options.check()
+    _check_bundle(bundle)
+    ranges = profile_ranges(bundle.manifest, options.limits)
+    tools = open_toolchain(options.device, bundle.manifest.precision)
+    folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
+    blank, digests = _record(bundle.manifest, options, tools), _digests(bundle.manifest)
+    kept = kept_plans(folder, blank, digests, options.graphs)
+    with replacing(folder, EngineError, "let the bundle's folder be written") as partial:
+        task = _Task(bundle, partial, folder.name, ranges, options, tools)
+        jobs = [task.job(graph, digests[graph]) for graph in GRAPHS if graph not in kept]
+        outcomes = _run(jobs, options.jobs, silent)
+        made = {graph: outcome.record for graph, outcome in outcomes.items() if outcome.record is not None}
+        plans = kept | made
+        record = replace(blank, plans={graph: plans[graph] for graph in GRAPHS})
+        for graph in kept:
+            copy_plan(folder, partial, graph)
+        record.write(partial)
+    notes = [note for outcome in outcomes.values() for note in outcome.notes]
+    return Built(folder=folder, record=record, graphs=tuple(made), notes=notes)
+
+
+def _run(jobs: list[Job], at_once: int, silent: bool) -> dict[str, Outcome]:
+    bars = Bars(silent)
+    try:
+        return run_jobs(jobs, at_once, bars)
+    finally:
+        bars.close()
+
+
+def _check_bundle(bundle: Bundle) -> None:
+    check_dialect(bundle, "tensorrt")
+    if missing := [name for name in SOURCES.values() if name not in bundle.manifest.graphs]:
+        raise BundleError(
+            f"{bundle.folder}: the bundle has no graph {missing[0]!r}, for it was exported before engines could be "
+            f"built. Export it again: python export_model.py --model {bundle.manifest.model} --output {bundle.folder}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Task:
+    """What the jobs of one build have in common."""
+
+    bundle: Bundle
+    folder: Path
+    key: str
+    ranges: dict[str, Range]
+    options: BuildOptions
+    tools: Toolchain
+
+    def job(self, graph: str, digests: Digests) -> Job:
+        options, gpu = self.options, self.tools.gpu
+        return Job(
+            graph=graph,
+            key=self.key,
+            source=str(self.bundle.graph(SOURCES[graph]).resolve()),
+            source_sha256=digests[0],
+            weights_sha256=digests[1],
+            folder=str(self.folder),
+            precision=self.bundle.manifest.precision,
+            ranges=dict(self.ranges),
+            opt_level=options.opt_level,
+            workspace=None if options.workspace is None else int(options.workspace * GIGABYTE),
+            sharing=options.jobs,
+            device=options.device,
+            timing_cache=str((options.timing_cache or default_file(gpu.name, self.tools.tensorrt)).absolute()),
+            islands=DEFAULTS[graph] if options.islands is None else options.islands,
+            version_compatible=options.version_compatible,
+            hardware_compatible=options.hardware_compatible,
+        )
+
+
+def _digests(manifest: Manifest) -> dict[str, Digests]:
+    """Of each graph's ONNX file and of its weights, as the manifest has them."""
+    return {
+        graph: (manifest.files[manifest.graphs[name]].sha256, manifest.files[manifest.weights[name]].sha256)
+        for graph, name in SOURCES.items()
+    }
+
+
+def _record(manifest: Manifest, options: BuildOptions, tools: Toolchain) -> EngineRecord:
+    """The record, its plans still missing."""
+    return EngineRecord(
+        schema=SCHEMA,
+        created_by=f"spatiallm-export {VERSION}",
+        tensorrt=tools.tensorrt,
+        cuda=tools.gpu.cuda,
+        driver=tools.gpu.driver,
+        gpu=tools.gpu.name,
+        compute_capability=tools.gpu.compute_capability,
+        precision=manifest.precision,
+        strongly_typed=tools.strongly_typed,
+        opt_level=options.opt_level,
+        version_compatible=options.version_compatible,
+        hardware_compatible=options.hardware_compatible,
+        plans={},
+    )
