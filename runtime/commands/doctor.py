@@ -10,10 +10,12 @@ import platform
 import shutil
 import subprocess
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 RUNTIME = ("numpy", "scipy", "plyfile", "tokenizers", "jinja2", "tqdm")
 EXPORT = ("torch", "onnx", "safetensors", "huggingface_hub")
-ENGINES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt": ("tensorrt",)}
+ENGINES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt": ("tensorrt", "cuda-bindings")}
+JETSON = Path("/etc/nv_tegra_release")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,19 @@ def _advice(packages: dict[str, str | None], gpus: list[str]) -> list[str]:
         sentences.append(f"export_model.py lacks {lacking}: pip install '.[export]'")
     else:
         sentences.append("Checkpoints can be exported.")
-    if gpus:
-        sentences.append("There is a GPU; engines for it are not part of this version yet.")
-    return sentences
+    return [*sentences, *_gpu_advice(packages, gpus)]
+
+
+def _gpu_advice(packages: dict[str, str | None], gpus: list[str]) -> list[str]:
+    """What TensorRT can do here. On a Jetson nvidia-smi may show nothing, and TensorRT comes with JetPack."""
+    jetson = JETSON.exists()
+    if not (gpus or jetson):
+        return []
+    lacking = [name for name in ENGINES["tensorrt"] if packages[name] is None]
+    if not lacking:
+        return ["Engines for this GPU: python -m export.build --bundle BUNDLE; then run with --backend tensorrt."]
+    if jetson:
+        return [
+            f"For --backend tensorrt on this Jetson {' and '.join(lacking)} is missing: use JetPack's own TensorRT."
+        ]
+    return [f"For --backend tensorrt {' and '.join(lacking)} is missing: pip install '.[tensorrt]'"]

@@ -7,20 +7,42 @@ import json
 from pathlib import Path
 
 from runtime.bundle import Bundle
+from runtime.engines.record import ENGINES, EngineRecord
 from runtime.manifest import Manifest, QuantizationSpec
 
 
 def inspect_bundle(folder: Path, *, as_json: bool, verify: bool) -> int:
     """Print the manifest's facts, for people or as JSON. Returns 0. Raises BundleError."""
     manifest = Bundle.open(folder, verify=verify).manifest
+    engines = _engines(folder)
     if as_json:
-        print(json.dumps(dataclasses.asdict(manifest)))
+        print(json.dumps({**dataclasses.asdict(manifest), "engines": {k: dataclasses.asdict(v) for k, v in engines}}))
         return 0
     width = max(len(name) for name, _ in facts(manifest))
     print(f"{folder}: a bundle of {manifest.created_by}, {'all digests right' if verify else 'sizes right'}")
     for name, value in facts(manifest):
         print(f"  {name:<{width}}  {value}")
+    for name, record in engines:
+        print(f"  {'engines':<{width}}  {name}: {engine_facts(record)}")
     return 0
+
+
+def _engines(folder: Path) -> list[tuple[str, EngineRecord]]:
+    """The records of all engines of a bundle. Raises EngineError for one that cannot be read."""
+    root = folder / ENGINES
+    found = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+    return [(path.name, EngineRecord.read(path)) for path in found if not path.name.startswith(".")]
+
+
+def engine_facts(record: EngineRecord) -> str:
+    """Where engines run and what they take, in words."""
+    size = sum(plan.bytes for plan in record.plans.values())
+    largest = {letter: sizes[-1] for plan in record.plans.values() for letter, sizes in plan.profile.items()}
+    takes = [("B", "scenes at a time"), ("N0", "voxels"), ("P", "point tokens"), ("M", "positions")]
+    sizes = ", ".join(f"{largest[letter]} {what}" for letter, what in takes if letter in largest)
+    return (
+        f"{record.gpu}, TensorRT {record.tensorrt}, {', '.join(record.plans)} in {size / 1e6:,.1f} MB; at most {sizes}"
+    )
 
 
 def facts(manifest: Manifest) -> list[tuple[str, str]]:

@@ -14,7 +14,8 @@ from runtime.arrays import Array
 from runtime.engines.contract import Tensor
 from runtime.engines.cuda.library import OutOfDeviceMemory, call
 
-ALIGNMENT = 512  # bytes; blocks are rounded up to it, so that few sizes exist
+ALIGNMENT = 512  # bytes; the smallest block
+STEPS = 16  # sizes of blocks in each doubling: scenes of all sizes share few, and at most 6 % is wasted
 TO_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
 TO_HOST = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
 ON_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
@@ -52,7 +53,8 @@ class Pool:
 
     def take(self, bytes: int) -> Block:
         """A block of at least so many bytes. Raises OutOfDeviceMemory."""
-        size = max(ALIGNMENT, -(-bytes // ALIGNMENT) * ALIGNMENT)
+        step = max(ALIGNMENT, (1 << bytes.bit_length() - 1) // STEPS) if bytes else ALIGNMENT
+        size = max(1, -(-bytes // step)) * step
         with self._lock:
             if self._free[size]:
                 return Block(self, self._free[size].pop(), size)
