@@ -1,11 +1,11 @@
 """The case that both sides compute: inputs, and what float32 PyTorch made of them, in one .npz.
 
-    facts                            JSON: model, sizes, how it was made
-    prefill.<input>                  the prefill graph's inputs, B = 1
-    wanted.logits [1, V]             wanted.rows [2L, S, K, D]: cache rows, keys of all layers, then values
-    forced.tokens [F]                forced.logits [F, V]: after each forced token
-    free.tokens [N]                  free.margins [N]: greedy text, and by how much each token won
-    encoder.<input>                  wanted.point_tokens [P, C]
+facts                            JSON: model, sizes, how it was made
+prefill.<input>                  the prefill graph's inputs, B = 1
+wanted.logits [1, V]             wanted.rows [2L, S, K, D]: cache rows, keys of all layers, then values
+forced.tokens [F]                forced.logits [F, V]: after each forced token
+free.tokens [N]                  free.margins [N]: greedy text, and by how much each token won
+encoder.<input>                  wanted.point_tokens [P, C]
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ def prefill_inputs(
         "input_ids": rng.integers(0, spec.vocab_size, prompt).astype(np.int32),
         "point_embeds": rounded(embeds, precision),
         "point_mask": mask,
-        **{"cos_3d": cos_3d, "sin_3d": sin_3d, "cos_1d": cos, "sin_1d": sin},
+        "cos_3d": cos_3d,
+        "sin_3d": sin_3d,
+        "cos_1d": cos,
+        "sin_1d": sin,
     }
     return {name: array[None] for name, array in arrays.items()} | {"lengths": np.array([prompt], np.int32)}
 

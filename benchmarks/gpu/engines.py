@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from benchmarks.gpu.case import Case
-from benchmarks.gpu.loaded import Loaded, Loading, memory
+from benchmarks.gpu.loaded import Loaded, Loading, memory, plan_files
 from benchmarks.gpu.parity import Parity
 from benchmarks.gpu.report import Report, model_facts
 from benchmarks.gpu.speed import Speed
@@ -27,6 +27,7 @@ def main() -> int:
     p.add_argument("--reference", required=True, type=Path)
     p.add_argument("--output", required=True, type=Path)
     p.add_argument("--backend", default="tensorrt")
+    p.add_argument("--device", help="(default: cuda:0 for tensorrt, cpu for onnxruntime)")
     p.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     p.add_argument("--tokens", type=int, default=256, help="generated for the speed (default: 256)")
     p.add_argument("--runs", type=int, default=20, help="of prefill and the encoder (default: 20)")
@@ -34,8 +35,10 @@ def main() -> int:
     manifest, case = Manifest.read(args.bundle), Case.read(args.reference)
     facts = model_facts(manifest.language_model, manifest.precision)
     report = Report(args.output, "engines", {**facts, "backend": args.backend, "reference": case.facts})
-    loading = Loading(args.bundle, args.backend, case)
+    device = args.device or ("cuda:0" if args.backend == "tensorrt" else "cpu")
+    loading = Loading(args.bundle, args.backend, device, case)
     report.part("load", loading.measure)
+    report.part("plan_files", lambda: plan_files(args.bundle))
     if loading.loaded is not None:
         measure(report, loading.loaded, args)
     return report.finish()

@@ -16,8 +16,9 @@ import numpy as np
 from benchmarks.gpu.case import Case, upload
 from benchmarks.gpu.report import Facts
 from runtime.arrays import Array
-from runtime.bundle import Bundle
+from runtime.bundle import Bundle, file_digest
 from runtime.decode import Decoder, KVCache
+from runtime.decode.cache import ITEM_BYTES
 from runtime.engines import Engine, Tensor, open_backend
 from runtime.run import Engines, Run
 
@@ -69,15 +70,15 @@ class Watched:
 class Loading:
     """From nothing to the first token, once, with the first use of everything in this process."""
 
-    def __init__(self, folder: Path, backend: str, case: Case) -> None:
-        self._folder, self._name, self._case = folder, backend, case
+    def __init__(self, folder: Path, backend: str, device: str, case: Case) -> None:
+        self._folder, self._name, self._device, self._case = folder, backend, device, case
         self.loaded: Loaded | None = None
 
     def measure(self) -> Facts:
         """Load all. Seconds of each step, and the device memory that it took."""
         clock = Steps()
-        bundle = clock.step("bundle_with_digests", lambda: Bundle.open(self._folder))
-        backend = clock.step("library_and_device", lambda: open_backend(self._name))
+        bundle = clock.step("bundle", self._open)
+        backend = clock.step("library_and_device", lambda: open_backend(self._name, self._device))
         before = free_memory()
         watched = Watched(backend)
         engines = clock.step("engines", lambda: Engines.load(bundle, watched))
@@ -86,16 +87,21 @@ class Loading:
         after_engines, feeds = free_memory(), loaded.prompt()
         first = clock.step("first_prefill", lambda: int(loaded.start(feeds)[0].argmax()))
         self.loaded = loaded
-        self.loaded_mb = megabytes(before, free_memory())
         return {
             "to_first_token_seconds": round(sum(clock.seconds.values()), 3),
             "steps_seconds": clock.seconds,
             "engines": watched.loads,
             "prefill_and_cache_mb": megabytes(after_engines, free_memory()),
-            "total_mb": self.loaded_mb,
+            "total_mb": megabytes(before, free_memory()),
             "first_token": first,
             "tensorrt": getattr(sys.modules.get("tensorrt"), "__version__", None),
         }
+
+    def _open(self) -> Bundle:
+        """As `Pipeline.load` does: digests of what this back end reads; those of plans are its own business."""
+        bundle = Bundle.open(self._folder, verify=False)
+        bundle.verify(graphs=self._name != "tensorrt")
+        return bundle
 
 
 class Steps:
@@ -138,20 +144,30 @@ def plans(folder: Path) -> Facts:
     return found
 
 
+def plan_files(folder: Path) -> Facts:
+    """Seconds that reading the plans once takes, and their digests: parts of the time to load."""
+    files = sorted(folder.glob("engines/*/*.plan"))
+    clock = Steps()
+    clock.step("read", lambda: [path.read_bytes()[:1] for path in files])
+    clock.step("digest", lambda: [file_digest(path) for path in files])
+    return {"files": len(files), "bytes": sum(path.stat().st_size for path in files), "seconds": clock.seconds}
+
+
 def memory(loaded: Loaded) -> Facts:
     """Bytes of the cache and of the plans, beside what the device has free."""
     manifest, feeds = loaded.bundle.manifest, loaded.prompt()
-    spec, width = manifest.language_model, {"fp32": 4}.get(manifest.precision, 2)
+    spec, width = manifest.language_model, ITEM_BYTES[manifest.precision]
     _, cache = loaded.start(feeds)
     row = 2 * spec.layers * spec.kv_heads * spec.head_dim * width
     weights = {graph: manifest.files[file].bytes for graph, file in manifest.weights.items()}
     pool = getattr(getattr(loaded.backend, "pool", None), "reserved", None)
-    free = free_memory()
+    scratch = getattr(getattr(loaded.backend, "scratch", None), "bytes", None)
     return {
         "cache_capacity": cache.capacity,
         "cache_bytes": cache.capacity * row,
         "weight_file_bytes": weights,
-        "pool_bytes": pool,  # tensors of the runtime: cache, inputs, outputs, scratch where the pool holds it
-        "device_free_bytes": free,
+        "scratch_bytes": scratch,  # activations: one piece that all engines work in
+        "pool_bytes": pool,  # all that the runtime asked of the device: scratch, cache, inputs, outputs
+        "device_free_bytes": free_memory(),
         "plans": plans(loaded.bundle.folder),
     }

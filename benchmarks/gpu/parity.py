@@ -1,4 +1,4 @@
-"""Engines against float32 PyTorch: prefill, cache rows, forced steps, the reference's own text, free running, encoder."""
+"""Engines against float32 PyTorch: prefill, cache rows, forced steps, its own text, free running, encoder."""
 
 from __future__ import annotations
 

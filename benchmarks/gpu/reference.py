@@ -183,7 +183,12 @@ def main() -> int:
     full_float32()
     reference = Reference(args)
     sizes = {name: getattr(args, name) for name in ("prompt", "points", "new_tokens", "forced", "prefill_attention")}
-    facts = {**model_facts(reference.spec, "fp32"), **sizes, "inputs": args.precision, "vlm_pe": reference.config.vlm_pe}
+    facts = {
+        **model_facts(reference.spec, "fp32"),
+        **sizes,
+        "inputs": args.precision,
+        "vlm_pe": reference.config.vlm_pe,
+    }
     report = Report(args.output.with_suffix(".json"), "reference", {**facts, "torch": torch.__version__})
     parts = Parts(reference, args)
     for name, part in parts.parts().items():

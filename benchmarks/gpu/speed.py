@@ -39,6 +39,7 @@ class Speed:
     def __init__(self, loaded: Loaded, tokens: int, runs: int) -> None:
         self._loaded, self._tokens, self._runs = loaded, tokens, runs
         self._feeds = loaded.prompt()
+        self._text: list[int] | None = None  # of the plain loop
 
     def parts(self) -> dict[str, Callable[[], Facts]]:
         """By name."""
@@ -75,8 +76,7 @@ class Speed:
 
     def plain(self) -> Facts:
         """Token by token through the host: inputs up, logits down, the choice in numpy."""
-        generations = [self._timed_steps() for _ in range(2)][1:]
-        steps = [step for generation in generations for step in generation]
+        steps = [self._timed_steps() for _ in range(2)][1]
         by_rows = defaultdict(list)
         for rows, milliseconds in steps:
             by_rows[str(rows)].append(milliseconds)
@@ -93,7 +93,9 @@ class Speed:
         runs = [self._generation(kernels, table) for _ in range(ROUNDS)][WARM_UP:]
         times = [seconds * 1e3 / (self._tokens - 1) for seconds, _ in runs]
         refused = getattr(getattr(steps, "graphs", None), "refused", None)
-        return {"per_token": spread(times), "tokens": runs[0][1], "rows": self._rows_used(), "graph_refused": refused}
+        same = self._text is None or all(text == self._text for _, text in runs)
+        facts = {"per_token": spread(times), "same_as_plain_loop": same, "rows": self.rows_used()}
+        return {**facts, "graph_refused": refused}
 
     def _generation(self, kernels: Any, table: tuple[Tensor, ...]) -> tuple[float, list[int]]:
         """Seconds from the first token to the last, and the tokens."""
@@ -109,26 +111,27 @@ class Speed:
     def _timed_steps(self) -> list[tuple[int, float]]:
         """Rows of the prefix and milliseconds of each step."""
         logits, cache = self._loaded.start(self._feeds)
-        token, steps = int(logits[0].argmax()), []
+        text, steps = [int(logits[0].argmax())], []
         for _ in range(self._tokens - 1):
             rows = cache.past_rows()
             began = time.perf_counter()
-            token = int(self._loaded.step(token, cache).argmax())
+            text.append(int(self._loaded.step(text[-1], cache).argmax()))
             steps.append((rows, (time.perf_counter() - began) * 1e3))
+        self._text = text
         return steps
 
-    def _rows_used(self) -> list[int]:
+    def rows_used(self) -> list[int]:
         """Prefixes that a generation reads."""
         _, cache = self._loaded.start(self._feeds)
         return sorted({cache.past_rows(ahead) for ahead in range(self._tokens - 1)})
 
     def _prefixes(self) -> list[int]:
         """Of the generation, and the whole cache."""
-        return sorted({*self._rows_used(), self._loaded.bundle.manifest.cache.capacity})
+        return sorted({*self.rows_used(), self._loaded.engines.manifest.cache.capacity})
 
     def _engine_over(self, rows: int) -> Facts:
         backend, engine = self._loaded.backend, self._loaded.engines.decode
-        feeds = self._decode_feeds(engine, rows)
+        feeds = self.decode_feeds(engine, rows)
         outputs = engine.run(feeds)
         backend.synchronize()
         times = []
@@ -140,7 +143,7 @@ class Speed:
             times.append((time.perf_counter() - began) * 1e3 / BACK_TO_BACK)
         return spread(times)
 
-    def _decode_feeds(self, engine: Engine, rows: int) -> dict[str, Tensor]:
+    def decode_feeds(self, engine: Engine, rows: int) -> dict[str, Tensor]:
         """Zeros everywhere but in `past_length`, which is all rows but one."""
         sizes = {"B": 1, "T": 1, "M": rows}
         feeds = {}
@@ -153,4 +156,3 @@ class Speed:
 
 def _first_of_batch(steps: Iterable[list[int | None]]) -> list[int]:
     return [int(step[0]) for step in steps if step[0] is not None]
-

@@ -14,7 +14,7 @@ from torch.nn.functional import embedding, linear, scaled_dot_product_attention,
 
 from runtime.manifest import LanguageModelSpec
 
-ATTENTIONS = ("explicit", "sdpa")
+ATTENTIONS = ("groups", "heads", "sdpa")
 
 
 class StaticLayer(nn.Module):
@@ -48,11 +48,11 @@ class StaticModel(nn.Module):
         spec: LanguageModelSpec,
         tensors: Callable[[str], Tensor],
         table: tuple[Tensor, Tensor],
-        attention: str = "explicit",
+        attention: str = "groups",
     ) -> None:
         """`table` holds cos and sin [M, D] of every position, in the type of the weights."""
         super().__init__()
-        self.spec, self.rows, self.attention = spec, len(table[0]), attention
+        self.rows, self.attention, self.eps = len(table[0]), attention, spec.rms_norm_eps
         self.heads, self.kv_heads, self.head_dim = spec.heads, spec.kv_heads, spec.head_dim
         self.layers = nn.ModuleList(StaticLayer(spec, i, tensors, self.rows) for i in range(spec.layers))
         embed = tensors("model.embed_tokens.weight")
@@ -87,7 +87,9 @@ class StaticModel(nn.Module):
         return self._logits(x[-1:])
 
     def _project(self, layer: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        joined = linear(self._normal(x, layer.norm1), layer.qkv, layer.qkv_bias)
+        joined = linear(self._normal(x, layer.norm1), layer.qkv)
+        if layer.qkv_bias is not None:  # apart, because a product with bias is not compiled into a reduction
+            joined = joined + layer.qkv_bias
         heads = joined.view(len(x), -1, self.head_dim)  # [S, H + 2K, D]
         turned = heads[:, : self.heads + self.kv_heads]
         low, high = turned.chunk(2, dim=-1)
@@ -95,13 +97,20 @@ class StaticModel(nn.Module):
         return turned[:, : self.heads], turned[:, self.heads :], heads[:, self.heads + self.kv_heads :]
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
-        """Query [1, H, D] against the whole cache [K, M, D] -> [1, H*D]. Queries of one key head stand as rows."""
+        """Query [1, H, D] against the whole cache [K, M, D] -> [1, H*D].
+
+        The queries of one key head stand as rows of one product ("groups", "sdpa"), or each head has a product of its
+        own ("heads"), whose single row the compiler can make into a reduction.
+        """
         grouped = query.view(self.kv_heads, -1, self.head_dim)  # [K, G, D]
         if self.attention == "sdpa":
             mask = visible.expand(grouped.shape[1], -1)
             mixed = scaled_dot_product_attention(grouped[None], key[None], value[None], attn_mask=mask[None, None])
             return mixed.reshape(1, -1)
-        scores = (grouped @ key.transpose(1, 2)).float() * self.head_dim**-0.5  # [K, G, M]
+        if self.attention == "heads":
+            grouped = query.transpose(0, 1)  # [H, 1, D]
+            key, value = (half.repeat_interleave(self.heads // self.kv_heads, dim=0) for half in (key, value))
+        scores = (grouped @ key.transpose(1, 2)).float() * self.head_dim**-0.5  # [K, G, M] or [H, 1, M]
         chances = scores.masked_fill(~visible, float("-inf")).softmax(-1).to(value.dtype)
         return (chances @ value).reshape(1, -1)
 
@@ -113,7 +122,7 @@ class StaticModel(nn.Module):
     def _normal(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS normalization in float32, back to the type of x before the weight, as transformers does."""
         wide = x.float()
-        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.spec.rms_norm_eps)
+        scale = torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return weight * (wide * scale).to(x.dtype)
 
     def _logits(self, x: Tensor) -> Tensor:

@@ -1,0 +1,143 @@
+"""Result files of one card become the README's tables: python -m benchmarks.gpu.table benchmarks/results/gpu-*.json"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Facts = Mapping[str, Any]
+NONE = "–"
+GRAPHS = ("encoder", "prefill", "decode")
+# Label, benchmark, where prefill's milliseconds stand, where a token's stand.
+SPEEDS = (
+    ("transformers, eager", "torch_baseline", "eager.prefill.ms", "eager.per_token.ms"),
+    ("PyTorch: static cache, compiled, CUDA graph", "torch_baseline", "best.prefill.ms", "best.decode.ms"),
+    ("TensorRT, each token through the host", "engines", "prefill_speed.to_logits.ms", "decode_plain_speed.per_token.ms"),
+    ("TensorRT, steps on the device", "engines", "prefill_speed.to_logits.ms", "decode_device_loop_speed.per_token.ms"),
+    ("the same, in a CUDA graph", "engines", "prefill_speed.to_logits.ms", "decode_device_graph_speed.per_token.ms"),
+)  # fmt: skip
+PARITY = (
+    ("prefill logits, cosine", "prefill_parity.logits.cosine_min"),
+    ("cache rows, least cosine of a layer", "prefill_parity.rows_cosine_min"),
+    ("logits of forced steps, least cosine", "forced_parity.cosine_min"),
+    ("point tokens, least cosine", "encoder_parity.cosine_min"),
+    ("greedy tokens equal along PyTorch's text", "followed_parity.equal"),
+    ("greedy tokens until the first coin toss", "free_parity.equal_until"),
+)
+STAGES = ("reading", "cleaning", "geometry", "prompt", "encoder", "prefill", "decode")
+
+
+def tables(results: Sequence[Facts]) -> str:
+    """All tables that the results suffice for, as markdown."""
+    made = (speed_table(results), parity_table(results), scene_table(results), size_table(results))
+    return "\n\n".join(table for table in made if table)
+
+
+def speed_table(results: Sequence[Facts]) -> str:
+    """Prefill and decode: a row for each way to run, two columns for each model."""
+    models = labels(results, ("torch_baseline", "engines"))
+    header = [cell for model in models for cell in (f"{model}: prefill ms", "ms/token")]
+    rows = []
+    for name, benchmark, prefill, token in SPEEDS:
+        found = [of(results, benchmark, model) for model in models]
+        rows.append([name, *(number(dig(facts, key), 2) for facts in found for key in (prefill, token))])
+    return markdown(["", *header], rows) if models else ""
+
+
+def parity_table(results: Sequence[Facts]) -> str:
+    """How near the engines are to float32 PyTorch: a column for each model."""
+    models = labels(results, ("engines",))
+    found = [of(results, "engines", model) for model in models]
+    rows = [[name, *(number(dig(facts, key), 7) for facts in found)] for name, key in PARITY]
+    return markdown(["", *models], rows) if models else ""
+
+
+def scene_table(results: Sequence[Facts]) -> str:
+    """Milliseconds of each stage: two columns for each model, ours and PyTorch's."""
+    models = labels(results, ("scene",))
+    columns = [(model, backend) for model in models for backend in ("tensorrt", "torch")]
+    found = [of(results, "scene", model, backend=backend) for model, backend in columns]
+    rows = [[stage, *(number(dig(facts, f"stages.milliseconds.{stage}"), 1) for facts in found)] for stage in STAGES]
+    rows.append(["total", *(number(dig(facts, "stages.total_ms"), 1) for facts in found)])
+    return markdown(["ms", *(f"{model}, {backend}" for model, backend in columns)], rows) if models else ""
+
+
+def size_table(results: Sequence[Facts]) -> str:
+    """Plans, memory, build and load: a column for each model."""
+    models = labels(results, ("engines",))
+    found = [of(results, "engines", model) for model in models]
+    rows = []
+    for graph in GRAPHS:
+        plans = [plan(facts, graph) for facts in found]
+        rows.append([f"{graph} plan, MB", *(number(dig(facts, "bytes"), 0, 1e6) for facts in plans)])
+        rows.append([f"{graph} built in s", *(number(dig(facts, "seconds"), 0) for facts in plans)])
+    for name, key, scale in (
+        ("working memory of all engines, MB", "memory.scratch_bytes", 1e6),
+        ("cache at full capacity, MB", "memory.cache_bytes", 1e6),
+        ("on the device after the first token, MB", "load.total_mb", 1),
+        ("from disk to the first token, s", "load.to_first_token_seconds", 1),
+    ):
+        rows.append([name, *(number(dig(facts, key), 1, scale) for facts in found)])
+    return markdown(["", *models], rows) if models else ""
+
+
+def labels(results: Sequence[Facts], benchmarks: Sequence[str]) -> list[str]:
+    """Models that these benchmarks measured, in the order of the results."""
+    return list(dict.fromkeys(label(facts) for facts in results if facts["benchmark"] in benchmarks))
+
+
+def label(facts: Facts) -> str:
+    """A model and its precision in a few words."""
+    model = facts["model"]
+    return f"{model['family'].capitalize()} {model['layers']}x{model['hidden_size']} {facts['precision']}"
+
+
+def of(results: Sequence[Facts], benchmark: str, model: str, **more: str) -> Facts:
+    """The last result of this benchmark and model; nothing where there is none."""
+    found: Facts = {}
+    for facts in results:
+        same = facts["benchmark"] == benchmark and label(facts) == model
+        if same and all(facts.get(key) == value for key, value in more.items()):
+            found = facts
+    return found
+
+
+def plan(facts: Facts, graph: str) -> Facts:
+    """A plan's record, of the bundle's last folder of engines."""
+    folders = list((dig(facts, "memory.plans") or {}).values())
+    return dict(folders[-1]["plans"].get(graph, {})) if folders else {}
+
+
+def dig(facts: Facts, path: str) -> Any:
+    """`facts["a"]["b"]` for "a.b"; None where a step is missing, as in a part that failed."""
+    value: Any = facts
+    for key in path.split("."):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+
+def number(value: float | None, places: int, scale: float = 1.0) -> str:
+    """A number with so many decimals, integers as they are, or a dash."""
+    if value is None:
+        return NONE
+    return str(value) if isinstance(value, int) and scale == 1 else f"{value / scale:,.{places}f}"
+
+
+def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table; the first column is text, the others are numbers."""
+    lines = [header, ["---", *("---:" for _ in header[1:])], *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("results", nargs="+", type=Path)
+    results = [json.loads(path.read_text(encoding="utf-8")) for path in p.parse_args().results]
+    print(tables([facts for facts in results if "model" in facts]))
+
+
+if __name__ == "__main__":
+    main()
