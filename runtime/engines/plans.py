@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,7 +45,11 @@ def find_plans(bundle: Bundle, gpu: Gpu, tensorrt: str) -> Plans:
     own = engine_folder(bundle.folder, gpu.name, tensorrt, bundle.manifest.precision)
     reasons = []
     for folder in _folders(bundle.folder, own):
-        record = EngineRecord.read(folder)
+        try:
+            record = EngineRecord.read(folder)
+        except EngineError as error:  # one damaged folder says nothing about the others
+            reasons.append(f"{folder.name}: its record cannot be used ({error.__cause__})")
+            continue
         if (reason := misfit(record, bundle, gpu, tensorrt)) is None:
             return Plans(folder, record)
         reasons.append(f"{folder.name}: {reason}")
@@ -93,8 +98,14 @@ def _stale(plan: PlanRecord, bundle: Bundle, graph: str) -> bool:
 
 def _version_fits(record: EngineRecord, tensorrt: str) -> bool:
     """Version-compatible plans run on newer TensorRT of the same major version, and on none older."""
-    built, here = ([int(part) for part in text.split(".")[:3]] for text in (record.tensorrt, tensorrt))
-    return record.version_compatible and built[0] == here[0] and built <= here
+    built, here = _numbers(record.tensorrt), _numbers(tensorrt)
+    return record.version_compatible and built[:1] == here[:1] and built <= here
+
+
+def _numbers(version: str) -> list[int]:
+    """The first three numbers of "10.0.0b6" or "8.6.1.post1"; none where it does not begin with three."""
+    match = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
+    return [int(part) for part in match.groups()] if match else []
 
 
 def _gpu_fits(record: EngineRecord, gpu: Gpu) -> bool:

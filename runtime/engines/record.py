@@ -66,6 +66,9 @@ class EngineRecord:
             if not isinstance(facts, dict) or facts.get("schema") != SCHEMA:
                 raise ValueError(f"its schema is not {SCHEMA}")
             record: EngineRecord = from_json(cls, facts, "engine")
+            for graph, plan in record.plans.items():
+                if plan.plan != f"{graph}.plan":
+                    raise ValueError(f"the plan of {graph} is {plan.plan!r}, but {graph}.plan lies beside the record")
         except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise EngineError(f"{path}: not a usable record of engines ({error}). {rebuild(folder)}") from error
         return record

@@ -1,4 +1,4 @@
-"""The loop that stays on the device gives what the plain loop gives, over real graphs and numpy's twin of the kernels."""
+"""The loop that stays on the device gives what the plain loop gives: real graphs, and the kernels as numpy has them."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def ends(said: Said) -> list[int]:
 def test_sixty_four_steps(exported: Export, family: str, batch: int) -> None:
     said, staying = both(exported(family, "3D_RoPE", "3D_only").bundle, batch)
     assert len(said.steps) == 65
-    assert len({token for token in said.of(0)}) > 20, "a model that repeats itself would hide a stuck loop"
+    assert len(set(said.of(0))) > 20, "a model that repeats itself would hide a stuck loop"
     assert steps_of(staying).asked == 64, "the limit is known, so no step is surplus"
 
 
@@ -217,12 +217,12 @@ def test_logits_that_are_no_numbers_end_the_run(
     bundle = exported("qwen", "3D_RoPE", "3D_only").bundle
     want = say(load(bundle), batch).steps[:step]
     for backend in (OrtBackend(threads=1), StayingBackend()):
-        pipeline, seen = load(bundle, backend), []
+        pipeline = load(bundle, backend)
+        seen: list[object] = []
         decode = Damaged(pipeline.engines.decode, step, sequence, value)
         pipeline.engines = dataclasses.replace(pipeline.engines, decode=decode)
         with pytest.raises(EngineError, match=r"the model's largest logit is \[.*(nan|inf).*\], which is no number"):
-            for tokens in generate(pipeline, batch):
-                seen.append(tokens)
+            seen.extend(generate(pipeline, batch))
         assert seen == want, "no token comes after the damage"
 
 
