@@ -52,7 +52,12 @@ class DeviceLoop:
 
         Steps that were under way when the last sequence ended are surplus; nobody sees them.
         """
-        state, ended = self._start(first, ended), list(ended)
+        try:
+            yield from self._tokens(self._start(first, ended), list(ended), limit)
+        finally:
+            self._bound.clear()  # its steps refer to this loop, a circle that would keep the cache's memory
+
+    def _tokens(self, state: StepState, ended: list[bool], limit: int) -> Iterator[list[int | None]]:
         waiting: deque[_Chunk] = deque()
         asked = 0
         while True:

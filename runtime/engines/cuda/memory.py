@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import math
 import threading
 from collections import defaultdict
@@ -41,13 +42,13 @@ class Block:
 class Pool:
     """Blocks that were given back wait here for the next of their size: a step allocates nothing.
 
-    All work runs on one stream, so a block may be reused as soon as the host lets go of it. Reuse goes last in, first
-    out: equal runs get equal addresses, which is what captured graphs need.
+    All work runs on one stream, so a block may be reused as soon as the host lets go of it. The lowest address goes
+    first, in whatever order blocks came back: equal runs get equal addresses, which is what captured graphs need.
     """
 
     def __init__(self) -> None:
         self._free: dict[int, list[int]] = defaultdict(list)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # Python may collect a block while this thread is in here
         self._closed = False
         self.reserved = 0  # bytes asked of CUDA and not given back to it
 
@@ -57,7 +58,7 @@ class Pool:
         size = max(1, -(-bytes // step)) * step
         with self._lock:
             if self._free[size]:
-                return Block(self, self._free[size].pop(), size)
+                return Block(self, heapq.heappop(self._free[size]), size)
         try:
             address = int(call(cudart.cudaMalloc, size))
         except OutOfDeviceMemory:
@@ -70,7 +71,7 @@ class Pool:
         """Keep a block for reuse; after `close`, free it."""
         with self._lock:
             if not self._closed:
-                self._free[bytes].append(address)
+                heapq.heappush(self._free[bytes], address)
                 return
         self._release(address, bytes)
 
