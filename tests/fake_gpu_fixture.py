@@ -23,7 +23,7 @@ from typing import Any
 import pytest
 
 FOLDER = Path(__file__).with_name("fake_gpu")
-FAKES = ("tensorrt", "cuda", "fake_device", "fake_streams", "fake_kernels", "tensorrt_names")
+FAKES = ("tensorrt", "cuda", "fake_device", "fake_streams", "fake_kernels", "fake_twins", "tensorrt_names")
 OURS = ("runtime.engines.trt", "runtime.engines.cuda", "runtime.decode.device", "export.engines", "export.build")
 
 

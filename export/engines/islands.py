@@ -34,9 +34,10 @@ def pin_islands(network: Any, islands: Collection[str]) -> list[str]:
     layers = _Layers(network)
     chosen = {layer.name: layer for island in islands for layer in _MEMBERS[island](layers)}
     for layer in chosen.values():
-        layer.precision = layer.get_output(0).dtype
-        for index in range(layer.num_outputs):
-            layer.set_output_type(index, layer.get_output(index).dtype)
+        if hasattr(layer, "set_output_type"):  # strong types need no pins, and version 11 has none
+            layer.precision = layer.get_output(0).dtype
+            for index in range(layer.num_outputs):
+                layer.set_output_type(index, layer.get_output(index).dtype)
     return list(chosen)
 
 

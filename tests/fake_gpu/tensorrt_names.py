@@ -16,6 +16,7 @@ class Name:
 
     versions: frozenset[str]
     signatures: tuple[tuple[str, ...], ...]  # parameters of each overload; empty for attributes
+    returns: str  # class of the result, or ""
 
 
 @cache
@@ -25,11 +26,12 @@ def table() -> dict[str, Name]:
     names = {}
     for line in Path(__file__).with_name("tensorrt_api.tsv").read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):
-            name, versions, signatures = (line + "\t\t").split("\t")[:3]
+            name, versions, signatures, returns = (line + "\t\t\t").split("\t")[:4]
             found = re.findall(r"\(([^)]*)\)", signatures)
             names[name] = Name(
                 frozenset(full[version] for version in versions.split()),
                 tuple(tuple(part for part in text.split(",") if part) for text in found),
+                returns,
             )
     return names
 

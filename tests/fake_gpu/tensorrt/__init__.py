@@ -5,14 +5,11 @@ here and every other raises AttributeError. What the project does not use raises
 Stricter than the real one where that is a rule of this project: version 10 builds strongly typed networks only.
 """
 
-from __future__ import annotations
+from tensorrt_names import members as _members
 
-from tensorrt_names import members
+from tensorrt import _builder, _common, _network, _runtime
 
-from tensorrt import _builder, _network, _runtime
-from tensorrt._common import ENUMS, NATIVE, VERSION, Native, natives
-
-__version__ = VERSION
+__version__ = _common.VERSION
 
 
 def _missing(owner: str, name: str) -> object:
@@ -24,28 +21,28 @@ def _missing(owner: str, name: str) -> object:
 
 def _assemble() -> dict[str, object]:
     """Every name of this version; members that it lacks are taken from the classes that have a behaviour."""
-    names: dict[str, object] = dict(ENUMS)
-    for owner, found in members(VERSION).items():
+    names: dict[str, object] = dict(_common.ENUMS)
+    for owner, found in _members(__version__).items():
         if owner in names:
             continue
         if not found:
             names[owner] = _missing("tensorrt", owner)
             continue
-        made = natives.get(owner) or type(owner, (_base(owner),), {"__init__": lambda self, *_, **__: None})
+        made = _common.natives.get(owner) or type(owner, (_base(owner),), {"__init__": lambda self, *_, **__: None})
         for name in [name for name in vars(made) if not name.startswith("_") and name not in found]:
             delattr(made, name)
         for name, facts in found.items():
             if not hasattr(made, name):
                 setattr(made, name, _missing(owner, name) if facts.signatures else None)
         made.__module__ = "tensorrt"
-        NATIVE.add(made)
+        _common.NATIVE.add(made)
         names[owner] = made
     return names
 
 
 def _base(owner: str) -> type:
-    return natives["ILayer"] if owner.endswith("Layer") else Native
+    return _common.natives["ILayer"] if owner.endswith("Layer") else _common.Native
 
 
-_ = _builder, _network, _runtime  # imported for the classes they add
+_classes_of = _builder, _network, _runtime  # imported for the classes they add
 globals().update(_assemble())
