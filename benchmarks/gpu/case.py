@@ -66,6 +66,10 @@ def prefill_inputs(
     spec: LanguageModelSpec, position: PositionSpec, prompt: int, points: int, precision: str, seed: int = 0
 ) -> dict[str, Array]:
     """Random ids, embeddings and patch coordinates, seeded. Embeddings are numbers that `precision` can hold."""
+    if prompt < BEFORE + points:
+        raise ValueError(
+            f"{points} point tokens behind {BEFORE} others need a prompt of {BEFORE + points}, not {prompt}"
+        )
     rng = np.random.default_rng(seed)
     embeds = rng.normal(0, 0.1, (prompt, spec.hidden_size)).astype(np.float32)
     mask = (np.arange(prompt) >= BEFORE) & (np.arange(prompt) < BEFORE + points)

@@ -73,7 +73,7 @@ def kind(name: str, types: Mapping[str, str]) -> str:
     """What sort of layer it is: the inspector's word, else what the name tells."""
     if "Reformatting CopyNode" in name or types.get(name) == "Reformat":
         return "reformat"
-    if "ForeignNode" in name or "myelin" in name.lower():
+    if "ForeignNode" in name or "myl" in name.lower() or "myelin" in name.lower():
         return "compiled node"
     return types.get(name, "other")
 

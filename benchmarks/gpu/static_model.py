@@ -155,7 +155,7 @@ class TokenLoop:
         self.taken.add_(1)
 
     def capture(self) -> None:
-        """Make the graph; what it does while being made does not count, so `reset` follows."""
+        """Make the graph from a few more steps, which do not count: `reset` follows. Without a GPU there is none."""
         if not torch.cuda.is_available():
             return
         stream = torch.cuda.Stream()

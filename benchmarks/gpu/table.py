@@ -15,7 +15,7 @@ GRAPHS = ("encoder", "prefill", "decode")
 SPEEDS = (
     ("transformers, eager", "torch_baseline", "eager.prefill.ms", "eager.per_token.ms"),
     ("PyTorch: static cache, compiled, CUDA graph", "torch_baseline", "best.prefill.ms", "best.decode.ms"),
-    ("TensorRT, each token through the host", "engines", "prefill_speed.to_logits.ms", "decode_plain_speed.per_token.ms"),
+    ("TensorRT, tokens through the host", "engines", "prefill_speed.to_logits.ms", "decode_plain_speed.per_token.ms"),
     ("TensorRT, steps on the device", "engines", "prefill_speed.to_logits.ms", "decode_device_loop_speed.per_token.ms"),
     ("the same, in a CUDA graph", "engines", "prefill_speed.to_logits.ms", "decode_device_graph_speed.per_token.ms"),
 )  # fmt: skip

@@ -8,14 +8,10 @@ Milliseconds of a captured step come from CUDA events. Each way to compile has a
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +19,7 @@ from torch import Tensor
 
 from benchmarks.gpu.case import Case, prefill_inputs, scene_feeds
 from benchmarks.gpu.compare import closeness
+from benchmarks.gpu.compiled import WAYS, captured, compiled, equal_until, first_call, replays
 from benchmarks.gpu.eager import DTYPES, Eager, EagerEncoder, synchronizer
 from benchmarks.gpu.report import Facts, Report, model_facts, spread, timed
 from benchmarks.gpu.static_model import StaticModel, TokenLoop
@@ -31,14 +28,7 @@ from export.rope import position_spec
 from runtime.arrays import Array
 from runtime.rope import rope_table
 
-# The second makes products with one row into fused reductions, which beats cuBLAS at batch 1.
-WAYS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "reductions": {"options": {"coordinate_descent_tuning": True}},
-    "max-autotune": {"mode": "max-autotune-no-cudagraphs"},
-    "none": {"backend": "eager"},  # captured, but not compiled
-}
-CANDIDATES = ("groups/reductions", "heads/reductions", "sdpa/default", "groups/max-autotune")
+CANDIDATES = ("groups/reductions", "heads/reductions", "groups/max-autotune")
 FORCED = 64  # steps of the reference
 CHECKED = 8  # steps compared with transformers
 
@@ -116,41 +106,37 @@ class Baseline:
     def prefill(self, way: str) -> Facts:
         """Compiled with a fixed number of positions: as it is, and captured in a CUDA graph."""
         inputs = self._placed(self._inputs)
-        torch._dynamo.reset()
-        compiled = torch.compile(self.model.prefill, fullgraph=True, dynamic=False, **WAYS[way])
-        with limit(self._args.time_limit):
-            seconds = self._seconds(lambda: compiled(*inputs))
-        cosine = closeness(compiled(*inputs).cpu().numpy(), self.model.prefill(*inputs).cpu().numpy())["cosine_min"]
-        plain = timed(lambda: compiled(*inputs), self._synchronize, 20)
+        fast = compiled(self.model.prefill, way)
+        seconds = first_call(lambda: fast(*inputs), self._synchronize, self._args.time_limit)
+        cosine = closeness(fast(*inputs).cpu().numpy(), self.model.prefill(*inputs).cpu().numpy())["cosine_min"]
+        plain = timed(lambda: fast(*inputs), self._synchronize, 20)
         facts = {"compile_seconds": seconds, "cosine": cosine, "plain": plain}
-        if self._device.type != "cuda":
-            return facts
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            compiled(*inputs)
-        return {**facts, "captured": timed(graph.replay, self._synchronize, 20)}
+        replay = captured(lambda: fast(*inputs))
+        return facts if replay is None else {**facts, "captured": timed(replay, self._synchronize, 20)}
 
     def decode(self, name: str) -> Facts:
         """One way to read the cache and to compile: milliseconds per token of the captured loop."""
         if time.perf_counter() - self._began > self._args.budget:
             return {"skipped": f"after {self._args.budget} s"}
+        count, prompt = self._args.tokens, self._args.prompt
         self.model.attention, way = name.split("/")
-        torch._dynamo.reset()
-        compiled = torch.compile(self.model.step, fullgraph=True, dynamic=False, **WAYS[way])
+        fast = compiled(self.model.step, way)
         first = int(self.start(self._inputs).argmax())
-        plain = TokenLoop(self.model.step, self._device, self._args.tokens)
-        loop = TokenLoop(compiled, self._device, self._args.tokens)
-        loop.reset(first, self._args.prompt)
-        with limit(self._args.time_limit):
-            seconds = self._seconds(loop.once)
+        plain, loop = (TokenLoop(step, self._device, count) for step in (self.model.step, fast))
+        loop.reset(first, prompt)
+        seconds = first_call(loop.once, self._synchronize, self._args.time_limit)
+        loop.reset(first, prompt)
         loop.capture()
-        loop.reset(first, self._args.prompt)
-        times, whole = self._replays(loop)
-        plain.reset(first, self._args.prompt)
-        for _ in range(self._args.tokens):
+        times = replays(loop, first, prompt, count, self._synchronize)
+        plain.reset(first, prompt)
+        for _ in range(count):
             plain.once()
-        facts = {"compile_seconds": seconds, "per_token": spread(times), "back_to_back_ms": round(whole, 4)}
-        return {**facts, "tokens_of_uncompiled_kept": _equal_until(loop.tokens, plain.tokens), "of": self._args.tokens}
+        return {
+            "compile_seconds": seconds,
+            **times,
+            "tokens_of_uncompiled_kept": equal_until(loop.tokens, plain.tokens),
+            "of": count,
+        }
 
     def start(self, inputs: dict[str, Array]) -> Tensor:
         """Fill the cache, uncompiled: logits [1, V]."""
@@ -171,60 +157,6 @@ class Baseline:
             arguments = ([int(token)], [self._args.prompt + place])
             rows.append(self.model.step(*(torch.tensor(value, device=self._device) for value in arguments)))
         return torch.cat(rows).float().cpu().numpy()
-
-    def _seconds(self, action: Callable[[], object]) -> float:
-        began = time.perf_counter()
-        action()
-        self._synchronize()
-        return round(time.perf_counter() - began, 2)
-
-    def _replays(self, loop: TokenLoop) -> tuple[list[float], float]:
-        """Milliseconds of each replay, and per token of as many without anything between."""
-        times = [_event_ms(loop.replay) for _ in range(self._args.tokens)]
-        position = loop.position - self._args.tokens  # the second round goes over the same places
-        kept = loop.tokens.clone()
-        loop.reset(int(kept[-1]), int(position))
-        began = time.perf_counter()
-        for _ in range(self._args.tokens):
-            loop.replay()
-        self._synchronize()
-        loop.tokens.copy_(kept)
-        return times, (time.perf_counter() - began) * 1e3 / self._args.tokens
-
-
-def _event_ms(action: Callable[[], object]) -> float:
-    """Milliseconds of the device, or of the host where there is none."""
-    if not torch.cuda.is_available():
-        began = time.perf_counter()
-        action()
-        return (time.perf_counter() - began) * 1e3
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    begin.record()
-    action()
-    end.record()
-    end.synchronize()
-    return float(begin.elapsed_time(end))
-
-
-def _equal_until(got: Tensor, want: Tensor) -> int:
-    different = (got != want).nonzero()
-    return int(different[0]) if len(different) else len(want)
-
-
-@contextmanager
-def limit(seconds: int) -> Iterator[None]:
-    """TimeoutError in what takes longer, at the next line of Python that it runs."""
-
-    def stop(signum: int, frame: FrameType | None) -> None:
-        raise TimeoutError(f"not done after {seconds} s")
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(seconds)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def best(facts: Facts) -> Facts:
