@@ -13,7 +13,7 @@ from runtime.bundle import Bundle
 from runtime.clock import Clock
 from runtime.decode import TokenChooser
 from runtime.engines import Backend, choose, open_backend
-from runtime.errors import CapacityError, PlyError
+from runtime.errors import CapacityError, EngineError, PlyError
 from runtime.layout import parse_layout, translate, undiscretize
 from runtime.points import PointCloud, clean_up, encoder_inputs, grid_sample, inspect_cloud, read_point_cloud
 from runtime.prompt import TextStream, Tokenizer, batch_prompts, merge_prompt, user_content
@@ -54,10 +54,15 @@ class Pipeline:
         choice = choose(opened, backend, device)
         if verify:
             opened.verify(graphs=choice.reads_graphs)
-        opened_backend = open_backend(
-            choice.backend, choice.device, threads=threads, cuda_graphs=cuda_graphs, verify=verify
-        )
-        pipeline = cls(opened, opened_backend)
+        with _noting(choice.note):
+            opened_backend = open_backend(
+                choice.backend, choice.device, threads=threads, cuda_graphs=cuda_graphs, verify=verify
+            )
+            try:
+                pipeline = cls(opened, opened_backend)
+            except BaseException:  # give back what is loaded already: the process may go on with another bundle
+                opened_backend.close()
+                raise
         pipeline.note = choice.note
         return pipeline
 
@@ -208,6 +213,17 @@ def _naming(scene: SceneSource) -> Iterator[None]:
         if not isinstance(scene, str | Path) or str(scene) in str(error):
             raise
         raise type(error)(f"{scene}: {error}") from error
+
+
+@contextmanager
+def _noting(note: str | None) -> Iterator[None]:
+    """Say why a back end was chosen that then cannot be used."""
+    try:
+        yield
+    except EngineError as error:
+        if note is None:
+            raise
+        raise EngineError(f"{error} ({note})") from error
 
 
 def _collect(steps: Iterable[list[int | None]], batch: int, show: Callable[[int | None], None]) -> list[list[int]]:

@@ -37,6 +37,7 @@ def choose(bundle: Bundle, backend: str = "auto", device: str | None = None) -> 
     if device is not None:
         _ordinal(device)
     if backend == "tensorrt":
+        _gpu_of(device or "cuda:0")
         return Choice(backend, device or "cuda:0")
     if backend == "onnxruntime" or device == CPU or bundle.manifest.dialect == "onnxruntime":
         return Choice("onnxruntime", device or CPU)
