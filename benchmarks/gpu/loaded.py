@@ -20,6 +20,8 @@ from runtime.bundle import Bundle, file_digest
 from runtime.decode import Decoder, KVCache
 from runtime.decode.cache import ITEM_BYTES
 from runtime.engines import Engine, Tensor, open_backend
+from runtime.engines.cuda import gpu
+from runtime.errors import EngineError
 from runtime.run import Engines, Run
 
 KEPT = ("bytes", "seconds", "warm", "layers", "reformats", "profile")  # of a plan's record
@@ -120,12 +122,9 @@ class Steps:
 def free_memory() -> int | None:
     """Free bytes of the current device as the driver counts them; None where there is no GPU or no bindings."""
     try:
-        from cuda.bindings import runtime as cudart
-
-        error, free, _ = cudart.cudaMemGetInfo()
-    except Exception:  # bindings without a driver raise their own classes
+        return gpu.free_memory()[0]
+    except (EngineError, RuntimeError):  # no package, no driver
         return None
-    return int(free) if int(error) == 0 else None
 
 
 def megabytes(before: int | None, after: int | None) -> float | None:
