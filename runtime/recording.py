@@ -12,6 +12,7 @@ from typing import BinaryIO
 import numpy as np
 
 from runtime.arrays import Array
+from runtime.bundle import PAST
 from runtime.engines.contract import Backend, Engine, Tensor, TensorSpec
 from runtime.errors import SceneError
 
@@ -37,7 +38,7 @@ class Recorder:
     def keep(self, prefix: str, tensors: Mapping[str, Tensor]) -> None:
         """Keep a graph's tensors, the cache excepted."""
         for name, tensor in tensors.items():
-            if not name.startswith(CACHE):
+            if name != PAST and not name.startswith(CACHE):
                 self.add(f"{prefix}.{name}", self._backend.download(tensor))
 
     def save(self, path: Path) -> None:

@@ -84,6 +84,8 @@ class OrtCudaBackend(CudaMemory):
             yield
 
     def close(self) -> None:
+        if self.closed:
+            return
         self.use()
         self.synchronize()
         self.steps.close()

@@ -189,6 +189,8 @@ class TrtBackend(CudaMemory):
             yield
 
     def close(self) -> None:
+        if self.closed:
+            return
         self.use()
         self.synchronize()
         for engine in self._engines:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from runtime.bundle import Bundle
+from tests.engines.built import Built, Place, Start, open_place
 from tests.engines.shop import Shop
 from tests.exported import Export
 from tests.fake_gpu_fixture import fake_gpu
@@ -23,3 +25,20 @@ def shop(exported: Export, tmp_path: Path) -> Shop:
     for path in case.bundle.folder.iterdir():
         (folder / path.name).symlink_to(path)
     return Shop(Bundle(folder, case.bundle.manifest))
+
+
+@pytest.fixture(scope="session")
+def built() -> Built:
+    return {}
+
+
+@pytest.fixture
+def place(
+    fake_gpu: Start, built: Built, exported: Export, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Place]:
+    """`place(version, mode)`: a GPU and a bundle with engines, which tests must leave as it is."""
+
+    def make(version: str = "10.16.1", mode: str = "3d") -> Place:
+        return open_place(fake_gpu, built, exported, tmp_path_factory.mktemp("built"), version, mode)
+
+    return make

@@ -127,6 +127,7 @@ class CudaMemory:
 
     def __init__(self, device: int) -> None:
         self.device = device
+        self.closed = False
         self.use()
         self.pool = Pool()
         self.stream = int(call(cudart.cudaStreamCreate))
@@ -178,5 +179,6 @@ class CudaMemory:
 
     def close(self) -> None:
         """Give the memory back to the driver. Tensors that are still held give theirs back when they go."""
+        self.closed = True
         self.pool.close()
         cudart.cudaStreamDestroy(self.stream)
