@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.engines.arguments import add_all, options_from
-from export.engines.plans import Built, build_engines
-from export.engines.report import facts, next_step, notes, table
+from export.engines.arguments import add_all, all_options
+from export.engines.plans import build_engines
+from export.engines.report import facts, text
 from runtime.bundle import Bundle
 from runtime.door import guarded
 
@@ -55,23 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
-    options = options_from(args)
-    silent = args.quiet or args.json
-    built = build_engines(Bundle.open(args.bundle), options, silent=silent)
+    options = all_options(args)
+    built = build_engines(Bundle.open(args.bundle), options, silent=args.quiet or args.json)
     if args.json:
         print(json.dumps(facts(built)))
     elif not args.quiet:
-        show(built, args.bundle)
+        print(text(built, args.bundle))
     return 0
-
-
-def show(built: Built, bundle: Path) -> None:
-    """Print what was built and what comes next."""
-    print(f"Engines {built.folder}: TensorRT {built.record.tensorrt}, {built.record.gpu}, {built.record.precision}.")
-    print(table(built))
-    for note in notes(built):
-        print(f"Note: {note}")
-    print(next_step(bundle))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from export.engines.after_export import add_engines, check_engine, check_engine_options
+from export.engines.arguments import add_common
 from export.quantization.options import BITS, BLOCK_SIZES, DEFAULT_BLOCK_SIZE, DEFAULT_HEAD, KEPT, quantization_spec
 from runtime.bundle import MAX_CAPACITY
 from runtime.door import guarded
@@ -21,6 +23,7 @@ examples:
   python export_model.py --model CHECKPOINT --output bundle
   python export_model.py --model CHECKPOINT --output bundle --VLM_PE 3D_RoPE --PCD_PE_Merge_Rule 3D_only
   python export_model.py --model manycore-research/SpatialLM1.1-Qwen-0.5B --revision main --output bundle
+  python export_model.py --model CHECKPOINT --output bundle --precision fp16 --engine tensorrt
 
 then:
   python run_engine.py --bundle bundle --point_cloud scene.ply --output scene.txt
@@ -66,6 +69,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     p.add_argument("--json", action="store_true", help="print a machine-readable summary on stdout")
+    engines = p.add_argument_group("engines", "for this machine's GPU; python -m export.build has more options")
+    engines.add_argument("--engine", choices=["tensorrt"], help="build engines of the bundle too (default: none)")
+    add_common(engines)
     return p
 
 
@@ -137,16 +143,21 @@ def _export(args: argparse.Namespace) -> int:
         quantization=_quantization(args),
     )
     check_export(checkpoint, args.output, options)
+    if args.engine is not None:  # a missing library is told before the minutes of an export, not after
+        check_engine(args)
     total = bundle_bytes(checkpoint, options)
     with tqdm(total=total, unit="B", unit_scale=True, desc="Writing weights", disable=silent) as bar:
         manifest = write_bundle(checkpoint, args.output, options, bar.update)
     seconds = time.perf_counter() - started
     size = sum(record.bytes for record in manifest.files.values())
+    facts = {"bundle": str(args.output), "bytes": size, "seconds": round(seconds, 3), "notes": checkpoint.notes}
+    if not silent:
+        print(f"Bundle {args.output}: {size / 1e6:,.1f} MB in {seconds:.1f} s.")
+    if args.engine is not None:
+        return add_engines(args, facts)
     if args.json:
-        facts = {"bundle": str(args.output), "bytes": size, "seconds": round(seconds, 3), "notes": checkpoint.notes}
         print(json.dumps(facts))
     elif not args.quiet:
-        print(f"Bundle {args.output}: {size / 1e6:,.1f} MB in {seconds:.1f} s.")
         print(f"Next: python run_engine.py --bundle {args.output} --point_cloud scene.ply --output scene.txt")
     return 0
 
@@ -162,6 +173,7 @@ def _check(args: argparse.Namespace) -> None:
         raise SceneError("--output names the folder one stands in, which is not replaced. Name one for the bundle.")
     if not 1 <= args.max_length <= MAX_CAPACITY:
         raise SceneError(f"--max_length is {args.max_length}, but the cache can have 1 to {MAX_CAPACITY} positions.")
+    check_engine_options(args)
     parts = {"--quantize_head": args.quantize_head, "--quantize_embeddings": args.quantize_embeddings}
     if args.quantization is None and (given := [name for name, value in parts.items() if value is not None]):
         raise SceneError(f"{given[0]} says how to quantize, but not that: add --quantization int8 or int4.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from export.engines.islands import ISLANDS
@@ -74,18 +75,19 @@ def add_all(p: argparse.ArgumentParser) -> None:
     )
 
 
-def options_from(args: argparse.Namespace) -> BuildOptions:
+def common_options(args: argparse.Namespace) -> BuildOptions:
+    """Options from `add_common`, not checked yet."""
+    limits = Limits(max_batch=args.max_batch, max_voxels=args.max_voxels, max_point_tokens=args.max_point_tokens)
+    return BuildOptions(limits=limits, opt_level=args.opt_level)
+
+
+def all_options(args: argparse.Namespace) -> BuildOptions:
     """Options from `add_all`. Raises SceneError."""
-    limits = Limits(
-        max_batch=args.max_batch,
-        max_voxels=args.max_voxels,
-        max_point_tokens=args.max_point_tokens,
-        max_length=args.max_length,
-    )
-    options = BuildOptions(
-        limits=limits,
+    common = common_options(args)
+    options = replace(
+        common,
+        limits=replace(common.limits, max_length=args.max_length),
         graphs=tuple(args.graphs),
-        opt_level=args.opt_level,
         workspace=args.workspace,
         timing_cache=args.timing_cache,
         version_compatible=args.version_compatible,

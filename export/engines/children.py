@@ -58,7 +58,6 @@ class _Child:
 
     def __init__(self, job: Job, events: queue.SimpleQueue[Event]) -> None:
         self.job, self._events = job, events
-        paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
         with job.log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "export.engines.worker"],
@@ -67,7 +66,7 @@ class _Child:
                 stderr=log,
                 text=True,
                 encoding="utf-8",
-                env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+                env=_environment(),
                 start_new_session=True,  # Ctrl-C reaches the parent alone, who then ends the child
             )
         threading.Thread(target=self._follow, daemon=True).start()
@@ -86,6 +85,12 @@ class _Child:
                 self._events.put((self.job.graph, json.loads(line)))
         code = self._process.wait()
         self._events.put((self.job.graph, {"event": "end", "code": code}))
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with `export` to be found, and kernels loaded when first used: loading all takes device memory."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {"CUDA_MODULE_LOADING": "LAZY"} | os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _judge(child: _Child, outcome: Outcome, code: int) -> None:

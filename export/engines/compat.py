@@ -63,8 +63,10 @@ def parse(network: Any, source: str, log: Any) -> tuple[Any, list[str]]:
 
 
 def _complaint(error: Any) -> str:
+    """The parser's words, and the node where it knows one: by its number in the file, from version 10 on by name."""
     name = f" ({error.node_name()})" if hasattr(error, "node_name") else ""
-    return f"node {error.node()}{name}: {_one_line(error.desc())}"
+    place = f"node {error.node()}{name}: " if error.node() >= 0 else ""
+    return place + one_line(error.desc())
 
 
 def use_timing_cache(config: Any, data: bytes) -> bool:
@@ -136,7 +138,7 @@ class BuildLog(trt.ILogger):  # type: ignore[misc]
             return
         kind = _KINDS.get(severity, "INFO")
         print(f"{time.monotonic() - self._started:9.2f} s  {kind}: {msg}", file=self._file, flush=True)
-        line = _one_line(msg)
+        line = one_line(msg)
         if kind == "ERROR":
             self.errors.append(line)
         elif kind == "WARNING" and len(self.warnings) < MAX_WARNINGS and line[:WARNING_LENGTH] not in self.warnings:
@@ -146,5 +148,6 @@ class BuildLog(trt.ILogger):  # type: ignore[misc]
 _KINDS = {trt.ILogger.INTERNAL_ERROR: "ERROR", trt.ILogger.ERROR: "ERROR", trt.ILogger.WARNING: "WARNING"}
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())
+def one_line(text: str) -> str:
+    """A message as part of a sentence of ours."""
+    return " ".join(text.split()).rstrip(".")

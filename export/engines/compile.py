@@ -14,6 +14,7 @@ from export.engines import compat
 from export.engines.inspection import LayerCount, count_layers
 from export.engines.islands import pin_islands
 from export.engines.job import Job
+from export.engines.options import default_workspace
 from export.engines.phases import Phases
 from export.engines.timing import TimingFile
 from runtime.engines.cuda.gpu import free_memory, select_gpu
@@ -21,8 +22,7 @@ from runtime.engines.record import PlanRecord
 from runtime.errors import EngineError
 
 Emit = Callable[..., None]  # event, facts by name
-RESERVE, RESERVED_SHARE = 1 << 30, 0.05  # device memory left to CUDA itself and to the weights being timed
-SMALLEST_WORKSPACE = 64 << 20
+CONSEQUENCE = "engine != nullptr"  # an error that only says that there were others
 NO_MEMORY = re.compile(r"out ?of ?memory|insufficient (memory|workspace)|requested amount of gpu memory", re.I)
 
 
@@ -58,18 +58,19 @@ def compile_graph(job: Job, log: Any, emit: Emit) -> None:
     if plan is None:
         raise EngineError(_failure(job, log.errors))
     job.plan.write_bytes(memoryview(plan))
-    warm = accepted and timing.knows(known, job.digest)
+    digest = job.digest(network.letters)
+    warm = accepted and timing.knows(known, digest)
     record = _record(job, network, plan, time.perf_counter() - started, warm, log.warnings)
     emit("plan", record=asdict(record))
     count = _inspect(job, plan, log, emit)
     emit("plan", record=asdict(replace(record, layers=count.layers, reformats=count.reformats)))
     if accepted:
-        _save_timing(job, timing, config, emit)
+        _save_timing(digest, timing, config, emit)
 
 
-def _save_timing(job: Job, timing: TimingFile, config: Any, emit: Emit) -> None:
+def _save_timing(digest: str, timing: TimingFile, config: Any, emit: Emit) -> None:
     try:
-        timing.update(job.digest, lambda present: compat.merged_timing_cache(config, present))
+        timing.update(digest, lambda present: compat.merged_timing_cache(config, present))
     except OSError as error:
         emit("note", text=f"{timing.path}: the timing cache could not be saved ({error.strerror or error}).")
     else:
@@ -128,14 +129,6 @@ def _shapes(axes: tuple[str, ...], ranges: dict[str, tuple[int, ...]]) -> list[t
     return [tuple(int(axis) if axis.isdigit() else ranges[axis][kind] for axis in axes) for kind in range(3)]
 
 
-def default_workspace(free: int, total: int, sharing: int) -> int:
-    """Bytes that the builder may use for scratch: what is free less a reserve, divided among builds at one time.
-
-    The builder times kernels with real buffers; with little workspace it skips good ones or finds none at all.
-    """
-    return max(SMALLEST_WORKSPACE, (free - max(RESERVE, int(RESERVED_SHARE * total))) // sharing)
-
-
 def _inspect(job: Job, plan: Any, log: Any, emit: Emit) -> LayerCount:
     """Write the inspector's report. It is for people: without it the plan is as good."""
     emit("phase", text="looking at the engine")
@@ -170,7 +163,8 @@ def _record(job: Job, network: Network, plan: Any, seconds: float, warm: bool, w
 
 
 def _failure(job: Job, errors: list[str]) -> str:
-    reason = errors[-1] if errors else "TensorRT gives no reason"
+    causes = [error for error in errors if CONSEQUENCE not in error]
+    reason = causes[-1] if causes else "it gives no reason"
     if any(map(NO_MEMORY.search, errors)):
         return (
             f"{job.graph}: the GPU's memory does not suffice to build the engine ({reason}). Build with smaller "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,11 @@ class Job:
     def log(self) -> Path:
         return Path(self.folder) / f"{self.graph}.log"
 
-    @property
-    def digest(self) -> str:
-        """Of all that decides which kernels are timed."""
+    def digest(self, letters: Collection[str]) -> str:
+        """Of all that decides which kernels are timed, for a graph with these dynamic axes."""
         places = {"source", "folder", "timing_cache", "device", "sharing"}
         facts = {name: value for name, value in dataclasses.asdict(self).items() if name not in places}
+        facts["ranges"] = {letter: self.ranges[letter] for letter in letters}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_line(self) -> str:

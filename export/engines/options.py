@@ -14,6 +14,8 @@ from runtime.errors import SceneError
 OPT_LEVELS = range(6)
 MAX_JOBS = 8
 DEFAULT_OPT_LEVEL = 3
+RESERVE, RESERVED_SHARE = 1 << 30, 0.05  # device memory left to CUDA itself and to other programs
+SMALLEST_WORKSPACE = 64 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,3 +52,11 @@ def device_index(text: str) -> int:
     if not (match := re.fullmatch(r"cuda(?::(\d{1,3}))?", text)):
         raise SceneError(f"--device is {text!r}, but cuda:0, cuda:1 or so on was expected.")
     return int(match[1] or 0)
+
+
+def default_workspace(free: int, total: int, sharing: int) -> int:
+    """Bytes that the builder may use for scratch: what is free less a reserve, divided among builds at one time.
+
+    The builder times kernels with real buffers; with little workspace it skips good ones or finds none at all.
+    """
+    return max(SMALLEST_WORKSPACE, (free - max(RESERVE, int(RESERVED_SHARE * total))) // sharing)

@@ -13,7 +13,7 @@ from export.engines.kept import Digests, copy_plan, kept_plans
 from export.engines.options import BuildOptions
 from export.engines.profiles import Range, profile_ranges
 from export.engines.progress import Bars
-from export.engines.timing import default_file
+from export.engines.timing import TimingFile, default_file
 from export.replacing import replacing
 from runtime.bundle import GRAPHS, Bundle
 from runtime.engines.contract import check_dialect
@@ -74,10 +74,12 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     ranges = profile_ranges(bundle.manifest, options.limits)
     tools = open_toolchain(options.device, bundle.manifest.precision)
     folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
+    cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
+    TimingFile(cache).read()  # refused here once rather than by every child
     blank, digests = _record(bundle.manifest, options, tools), _digests(bundle.manifest)
     kept = kept_plans(folder, blank, digests, options.graphs)
     with replacing(folder, EngineError, "let the bundle's folder be written") as partial:
-        task = _Task(bundle, partial, folder.name, ranges, options, tools)
+        task = _Task(bundle, partial, folder.name, ranges, options, cache.absolute())
         jobs = [task.job(graph, digests[graph]) for graph in GRAPHS if graph not in kept]
         outcomes = _run(jobs, options.jobs, silent)
         made = {graph: outcome.record for graph, outcome in outcomes.items() if outcome.record is not None}
@@ -86,7 +88,7 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
         for graph in kept:
             copy_plan(folder, partial, graph)
         record.write(partial)
-    notes = [note for outcome in outcomes.values() for note in outcome.notes]
+    notes = list(dict.fromkeys(note for outcome in outcomes.values() for note in outcome.notes))
     return Built(folder=folder, record=record, graphs=tuple(made), notes=notes)
 
 
@@ -116,10 +118,10 @@ class _Task:
     key: str
     ranges: dict[str, Range]
     options: BuildOptions
-    tools: Toolchain
+    timing_cache: Path
 
     def job(self, graph: str, digests: Digests) -> Job:
-        options, gpu = self.options, self.tools.gpu
+        options = self.options
         return Job(
             graph=graph,
             key=self.key,
@@ -133,7 +135,7 @@ class _Task:
             workspace=None if options.workspace is None else int(options.workspace * GIGABYTE),
             sharing=options.jobs,
             device=options.device,
-            timing_cache=str((options.timing_cache or default_file(gpu.name, self.tools.tensorrt)).absolute()),
+            timing_cache=str(self.timing_cache),
             islands=DEFAULTS[graph] if options.islands is None else options.islands,
             version_compatible=options.version_compatible,
             hardware_compatible=options.hardware_compatible,

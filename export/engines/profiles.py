@@ -35,7 +35,8 @@ class Limits:
 
 def profile_ranges(manifest: Manifest, limits: Limits) -> dict[str, Range]:
     """The range of every letter that the graphs of a bundle use. Raises SceneError for limits that cannot be."""
-    length = _checked_length(manifest, limits)
+    check_limits(limits, capacity := manifest.cache.capacity)
+    length = limits.max_length or capacity
     voxels = _voxels(manifest.encoder, limits)
     ranges = {
         "B": (1, 1, limits.max_batch),
@@ -75,18 +76,16 @@ def _rows_letter(stage: int, stages: int) -> str:
     return "P" if stage == stages - 1 else f"N{stage}"
 
 
-def _checked_length(manifest: Manifest, limits: Limits) -> int:
-    capacity = manifest.cache.capacity
-    length = capacity if limits.max_length is None else limits.max_length
+def check_limits(limits: Limits, capacity: int) -> None:
+    """Raise SceneError for limits that no bundle, or none with a cache of `capacity` positions, can have."""
     _check("--max_batch", limits.max_batch, MAX_BATCH, "sequences")
     _check("--max_voxels", limits.max_voxels, MAX_VOXELS, "voxels")
     _check("--max_point_tokens", limits.max_point_tokens, limits.max_voxels, "point tokens, no more than --max_voxels")
-    if not 1 <= length <= capacity:
+    if limits.max_length is not None and not 1 <= limits.max_length <= capacity:
         raise SceneError(
-            f"--max_length is {length}, but the bundle's cache has 1 to {capacity} positions. "
+            f"--max_length is {limits.max_length}, but the bundle's cache has 1 to {capacity} positions. "
             f"For more, export again with a larger --max_length."
         )
-    return length
 
 
 def _check(option: str, value: int, largest: int, what: str) -> None:

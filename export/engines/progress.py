@@ -22,13 +22,14 @@ class Bars:
         self._shown = time.monotonic()
 
     def start(self, graph: str) -> None:
-        self._bars[graph] = tqdm(
-            total=1.0, desc=f"Building {graph}", bar_format=ELAPSED, position=len(self._bars), disable=self._silent
-        )
+        if not self._silent:
+            self._bars[graph] = tqdm(total=1.0, desc=f"Building {graph}", bar_format=ELAPSED, position=len(self._bars))
 
     def show(self, graph: str, event: dict[str, Any]) -> None:
         """Take an event of the graph's process."""
-        bar, kind = self._bars[graph], event.get("event")
+        bar, kind = self._bars.get(graph), event.get("event")
+        if bar is None:
+            return
         if kind == "progress":
             bar.bar_format = PERCENT
             bar.set_postfix_str(str(event["text"]), refresh=False)

@@ -10,7 +10,16 @@ from export.engines.plans import Built
 HEAD = ("graph", "seconds", "timing", "plan MB", "layers", "reformats")
 
 
-def table(built: Built) -> str:
+def text(built: Built, bundle: Path) -> str:
+    """For people: what was built and what comes next."""
+    record = built.record
+    lines = [f"Engines {built.folder}: TensorRT {record.tensorrt}, {record.gpu}, {record.precision}.", _table(built)]
+    lines += [f"Note: {note}" for note in _notes(built)]
+    command = f"python run_engine.py --bundle {bundle} --backend tensorrt --point_cloud scene.ply --output scene.txt"
+    return "\n".join([*lines, f"Next: {command}"])
+
+
+def _table(built: Built) -> str:
     """A row for each graph."""
     rows = [HEAD]
     for graph, plan in built.record.plans.items():
@@ -27,7 +36,7 @@ def table(built: Built) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def notes(built: Built) -> list[str]:
+def _notes(built: Built) -> list[str]:
     """What the user should know: notes of the build, and that TensorRT gave warnings."""
     counts = {graph: len(built.record.plans[graph].warnings) for graph in built.graphs}
     if not (told := ", ".join(f"{count} for {graph}" for graph, count in counts.items() if count)):
@@ -35,15 +44,11 @@ def notes(built: Built) -> list[str]:
     return [*built.notes, f"TensorRT gave warnings ({told}); they are in engine.json and the logs beside it"]
 
 
-def next_step(bundle: Path) -> str:
-    return f"Next: python run_engine.py --bundle {bundle} --backend tensorrt --point_cloud scene.ply --output scene.txt"
-
-
 def facts(built: Built) -> dict[str, Any]:
     """The same for machines."""
     record = built.record
     return {
-        "engines": str(built.folder),
+        "folder": str(built.folder),
         "tensorrt": record.tensorrt,
         "gpu": record.gpu,
         "precision": record.precision,
@@ -58,5 +63,5 @@ def facts(built: Built) -> dict[str, Any]:
             }
             for graph, plan in record.plans.items()
         },
-        "notes": notes(built),
+        "notes": _notes(built),
     }

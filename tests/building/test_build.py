@@ -1,0 +1,166 @@
+"""`python -m export.build` with each version of TensorRT: what is built, how, and what is written down."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from export.engines.inspection import count_layers
+from runtime.bundle import PAST, Bundle
+from runtime.engines.record import EngineRecord
+from tests.building.conftest import VERSIONS, Bench
+
+GRAPHS = ["encoder", "prefill", "decode"]
+FILES = {f"{graph}.{ending}" for graph in GRAPHS for ending in ("plan", "inspector.json", "log")} | {"engine.json"}
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_three_plans_and_their_record(bench: Bench, version: str) -> None:
+    ran = bench(version=version)
+    assert ran.returncode == 0, ran.stderr
+    folder = bench.bundle / "engines" / f"nvidia-fake-9000-trt{version}-fp16"
+    assert [path.name for path in (bench.bundle / "engines").iterdir()] == [folder.name]
+    assert {path.name for path in folder.iterdir()} == FILES
+    assert folder.stat().st_mode & 0o777 == 0o755
+    record, manifest = EngineRecord.read(folder), Bundle.open(bench.bundle).manifest
+    assert (record.tensorrt, record.gpu, record.compute_capability) == (version, "NVIDIA Fake 9000", "9.0")
+    assert (record.precision, record.strongly_typed, record.opt_level) == ("fp16", version != "8.6.0", 3)
+    assert record.cuda and record.driver
+    for graph in GRAPHS:
+        plan, source = record.plans[graph], "encoder" if graph == "encoder" else f"{graph}.stacked"
+        data = (folder / plan.plan).read_bytes()
+        assert (plan.bytes, plan.sha256) == (len(data), hashlib.sha256(data).hexdigest())
+        assert plan.source == f"{source}.onnx"
+        assert plan.source_sha256 == manifest.files[plan.source].sha256
+        assert plan.weights_sha256 == manifest.files[manifest.weights[source]].sha256
+        count = count_layers((folder / f"{graph}.inspector.json").read_text())
+        assert (plan.layers, plan.reformats) == (count.layers, 0)
+        assert plan.layers > 0 and plan.seconds >= 0 and not plan.warm
+    spec = manifest.language_model
+    axes = ("M", "B", str(2 * spec.layers * spec.kv_heads), str(spec.head_dim))
+    assert record.plans["decode"].inputs[PAST] == axes
+    assert record.plans["decode"].profile == {"B": (1, 1, 1), "M": (512, 1024, 1024), "T": (1, 1, 1)}
+    assert record.plans["prefill"].profile == {"B": (1, 1, 1), "S": (1, 800, 1024)}
+    assert f"Engines {folder}: TensorRT {version}, NVIDIA Fake 9000, fp16." in ran.stdout
+    assert "graph    seconds  timing  plan MB  layers  reformats\nencoder" in ran.stdout
+    assert f"Next: python run_engine.py --bundle {bench.bundle} --backend tensorrt" in ran.stdout
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+@pytest.mark.parametrize("bench", ["fp32", "fp16"], indirect=True)
+def test_settings_by_version(bench: Bench, version: str) -> None:
+    bench.facts(version=version)
+    fp16 = bench.record(version).precision == "fp16"
+    for graph in GRAPHS:
+        facts = bench.plan_facts(graph, version)
+        chosen = version == "8.6.0" and fp16
+        assert sorted(facts["flags"]) == (["FP16", "PREFER_PRECISION_CONSTRAINTS"] if chosen else [])
+        assert (facts["pinned"] > 0) == chosen
+        assert facts["reformats"] == [], "every input and output is linear"
+        assert facts["verbosity"] == "DETAILED"
+        assert (facts["opt_level"], facts["hardware_compatible"]) == (3, "NONE")
+        [profile] = facts["profiles"]
+        assert profile.keys() == bench.record(version).plans[graph].inputs.keys()
+    heads = profile[PAST][0][2:]
+    assert profile[PAST] == [[512, 1, *heads], [1024, 1, *heads], [1024, 1, *heads]]
+
+
+def test_bf16_needs_strong_types(bench: Bench, made: object) -> None:
+    bundle = made("bf16")  # type: ignore[operator]
+    other = Bench(bundle, bench.cache)
+    assert other.refused() == (
+        "the bundle is in bf16, which TensorRT 8.6.0 does not have. "
+        "Use TensorRT 9 or newer, or export again with --precision fp16."
+    )
+    assert not (bundle / "engines").exists()
+
+
+@pytest.mark.parametrize("version", ["8.6.0", "11.4.0"])
+def test_options_reach_the_builder(bench: Bench, version: str) -> None:
+    cache = bench.cache / "mine.cache"
+    limits = ["--max_batch", 3, "--max_voxels", 5000, "--max_point_tokens", 300, "--max_length", 700]
+    others = ["--opt_level", 5, "--workspace", 1.5, "--timing_cache", cache, "--device", "cuda:1"]
+    bench.facts(*limits, *others, "--version_compatible", "--hardware_compatible", "--jobs", 3, version=version)
+    facts, record = bench.plan_facts("encoder", version), bench.record(version)
+    assert (facts["opt_level"], facts["hardware_compatible"], facts["version_compatible"]) == (5, "AMPERE_PLUS", True)
+    assert (record.opt_level, record.hardware_compatible, record.version_compatible) == (5, True, True)
+    profile = record.plans["encoder"].profile | record.plans["decode"].profile | record.plans["prefill"].profile
+    assert profile["B"] == (1, 1, 3)
+    assert profile["N0"] == (1, 3334, 5000)
+    assert profile["P"][2] == 300
+    assert profile["M"] == (512, 700, 700)
+    assert profile["S"] == (1, 700, 700)
+    assert cache.is_file()
+
+
+def test_islands_are_chosen(bench: Bench) -> None:
+    pinned = {}
+    for islands in (["norm", "softmax", "elementwise", "matmul"], ["softmax"], []):
+        bench.facts("--islands", *islands)
+        pinned[len(islands)] = {graph: bench.plan_facts(graph)["pinned"] for graph in GRAPHS}
+    assert all(0 == pinned[0][graph] < pinned[1][graph] < pinned[4][graph] for graph in GRAPHS)
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_cold_then_warm(bench: Bench, version: str) -> None:
+    """Warm is said of a graph whose kernels a build before has timed, with the same settings."""
+
+    def warm(*arguments: object) -> list[bool]:
+        facts = bench.facts(*arguments, version=version)
+        return [graph["warm"] for graph in facts["graphs"].values()]
+
+    assert warm() == [False, False, False]
+    assert warm() == [True, True, True]
+    assert warm("--max_length", 600) == [True, False, False], "the encoder knows no length"
+    assert warm("--max_length", 600) == [True, True, True]
+    [cache] = (bench.cache / "spatiallm-export").glob("*.cache")
+    assert cache.name == f"timing-nvidia-fake-9000-trt{version}.cache"
+    assert len(json.loads(cache.read_bytes())["known"]) == 5
+    cache.unlink()
+    assert warm() == [False, False, False]
+
+
+def test_jobs_at_the_same_time_share_one_cache(bench: Bench) -> None:
+    bench.facts("--jobs", 3)
+    [cache] = (bench.cache / "spatiallm-export").glob("*.cache")
+    assert len(json.loads(cache.read_bytes())["known"]) == 3
+    assert all(plan.warm for plan in (bench.facts(), bench.record())[1].plans.values())
+
+
+def test_a_foreign_timing_cache_is_left_alone(bench: Bench, tmp_path: Path) -> None:
+    cache = tmp_path / "foreign.cache"
+    for content in (json.dumps({"version": "10.16.1", "known": ["k"]}), "damaged"):
+        cache.write_text(content)
+        facts = bench.facts("--timing_cache", cache)
+        assert cache.read_text() == content
+        note = f"{cache}: the timing cache is of another GPU or TensorRT; it is not used, nor changed."
+        assert facts["notes"].count(note) == 1
+
+
+def test_progress_with_time_left_where_tensorrt_tells_it(bench: Bench) -> None:
+    for version, percent in (("8.6.0", False), ("11.4.0", True)):
+        ran = bench(version=version)
+        assert "Building decode" in ran.stderr
+        assert ("100%" in ran.stderr and "left" in ran.stderr) == percent
+        assert bench("--quiet", version=version).stderr == ""
+
+
+def test_a_library_that_prints_disturbs_nothing(bench: Bench) -> None:
+    facts = bench.facts(TROUBLE="print", TROUBLE_GRAPH="decode")
+    assert facts["graphs"]["decode"]["bytes"] > 1000
+    assert "noise of a library" in (bench.folder() / "decode.log").read_text()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_neither_torch_nor_onnx_is_needed(bench: Bench, version: str) -> None:
+    ran = bench("--quiet", version=version, TROUBLE="without:torch,onnx,transformers,safetensors,huggingface_hub")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert {path.name for path in bench.folder(version).iterdir()} == FILES
+    ran = bench("--quiet", version=version, TROUBLE="without:tensorrt")
+    assert ran.stderr == (
+        "python -m export.build: building engines needs the package 'tensorrt', which is not installed. "
+        "Install it: pip install '.[tensorrt]'\n"
+    )

@@ -1,0 +1,201 @@
+"""What goes wrong while building: one sentence, and nothing half-written."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from export.bundle import ExportOptions, write_bundle
+from export.checkpoint import open_checkpoint
+from export.quantization.options import quantization_spec
+from tests.building.conftest import VERSIONS, Bench, contents, resigned
+from tests.passes.test_stack_cache import without_stacked_graphs
+
+
+@pytest.mark.parametrize("built_before", [False, True])
+@pytest.mark.parametrize(
+    ("trouble", "sentence"),
+    [
+        (
+            {"FAKE_GPU_FAULTS": "parse:decode"},
+            r"decode.stacked.onnx: TensorRT 8.6.0 cannot read the graph: This version",
+        ),
+        ({"FAKE_GPU_FAULTS": "build:decode"}, r"decode: TensorRT 8.6.0 could not build the engine: Could not find any"),
+        ({"TROUBLE": "abort"}, "decode: the process that builds the engine was ended by SIGABRT; it said: "),
+        ({"TROUBLE": "exit"}, "decode: the process that builds the engine ended with code 3"),
+        (
+            {"TROUBLE": "memory"},
+            "decode: the GPU's memory does not suffice to build the engine ([engine.cpp] Error Code 2: ",
+        ),
+    ],
+    ids=["parse", "build", "abort", "exit", "memory"],
+)
+def test_a_failure_leaves_what_was_there(
+    bench: Bench, trouble: dict[str, str], sentence: str, built_before: bool
+) -> None:
+    if built_before:
+        bench.facts()
+    before = contents(bench.bundle)
+    said = bench.refused("--opt_level", 2, TROUBLE_GRAPH="decode", **trouble)
+    assert sentence in said
+    assert contents(bench.bundle) == before
+    log = Path(said.partition("Its log: ")[2])
+    assert log == bench.cache / "spatiallm-export" / "logs" / "nvidia-fake-9000-trt8.6.0-fp16-decode.log"
+    assert log.is_file(), "what TensorRT said can be read afterwards"
+    if "memory" in trouble.values():
+        assert "Assertion engine" not in said, "the cause, not what followed from it"
+        assert "Build with smaller --max_voxels, --max_point_tokens, --max_length or --max_batch" in said
+    if trouble == {"TROUBLE": "abort"}:
+        assert "F: an assertion failed" in said
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_parse_error_names_the_node(bench: Bench, version: str) -> None:
+    path = bench.bundle / "prefill.stacked.onnx"
+    damaged = path.read_bytes().replace(b"Softmax", b"Softmin")
+    path.write_bytes(damaged)
+    said = bench.refused(version=version)
+    assert f"{path}: its SHA-256 is" in said, "an altered graph is refused before it is built"
+    resigned(bench.bundle, path)
+    said = bench.refused(version=version)
+    name = "" if version == "8.6.0" else r" (model.layers.0/Softmin:Softmin)"
+    assert "cannot read the graph: node " in said
+    assert f"{name}: No importer registered for op: Softmin. Export the bundle again" in said
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_an_interrupt_leaves_nothing(bench: Bench, tmp_path: Path, end: signal.Signals, jobs: int) -> None:
+    mark, before = tmp_path / "mark", contents(bench.bundle)
+    process = bench.start("--jobs", jobs, "-q", TROUBLE="sleep", TROUBLE_GRAPH="prefill", TROUBLE_MARK=str(mark))
+    child = int(wait_for(mark))
+    assert contents(bench.bundle) != before, "it is being written, beside the place where it will stand"
+    process.send_signal(end)
+    _, err = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert err == ("python -m export.build: interrupted; nothing was written, and engines that stood there stand.\n")
+    assert contents(bench.bundle) == before
+    assert not (bench.bundle / "engines").exists()
+    assert gone(child)
+
+
+def test_a_child_does_not_outlive_its_parent(bench: Bench, tmp_path: Path) -> None:
+    mark = tmp_path / "mark"
+    process = bench.start("-q", TROUBLE="sleep", TROUBLE_GRAPH="encoder", TROUBLE_MARK=str(mark))
+    child = int(wait_for(mark))
+    process.kill()
+    process.communicate(timeout=20)
+    assert gone(child)
+
+
+def wait_for(mark: Path) -> str:
+    for _ in range(400):
+        if mark.exists() and (text := mark.read_text()):
+            return text
+        time.sleep(0.05)
+    raise AssertionError("the build never began")
+
+
+def gone(child: int) -> bool:
+    """Whether a process has ended, within two seconds. A zombie that nobody waits for has ended."""
+    for _ in range(40):
+        try:
+            os.kill(child, 0)
+            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_an_abort_over_the_timing_cache_costs_only_the_cache(bench: Bench) -> None:
+    facts = bench.facts(FAKE_GPU_FAULTS="timing_cache")
+    reason = "the process was ended by SIGABRT; an incomplete cuDNN is a known cause"
+    note = f"decode: the engine is whole, but the timing cache could not be saved ({reason}). The next build will take"
+    assert sum(each.startswith(note) for each in facts["notes"]) == 1
+    assert not list((bench.cache / "spatiallm-export").glob("*.cache"))
+    assert not bench.record().plans["decode"].warm
+    assert bench.record().plans["decode"].layers > 0
+    again = bench.facts()
+    assert [graph["warm"] for graph in again["graphs"].values()] == [False] * 3
+    assert not [note for note in again["notes"] if "timing" in note]
+
+
+def test_a_report_that_cannot_be_read_costs_only_the_report(bench: Bench) -> None:
+    facts = bench.facts(FAKE_GPU_FAULTS="deserialize:encoder")
+    assert [graph["layers"] > 0 for graph in facts["graphs"].values()] == [False, True, True]
+    assert any("encoder: the inspector's report cannot be read" in note for note in facts["notes"])
+
+
+def test_bundles_without_graphs_for_tensorrt(
+    bench: Bench, tiny_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    without_stacked_graphs(bench.bundle)
+    said = bench.refused()
+    assert "the bundle has no graph 'prefill.stacked', for it was exported before engines could be built." in said
+    assert f" --output {bench.bundle}" in said.partition("Export it again: python export_model.py --model ")[2]
+    options = ExportOptions(quantization=quantization_spec("int8"))
+    write_bundle(open_checkpoint(tiny_checkpoint("qwen")), tmp_path / "int8", options)
+    said = Bench(tmp_path / "int8", bench.cache).refused()
+    assert "the graphs use operators of onnxruntime, which the back end 'tensorrt' does not have." in said
+    assert "no such bundle" in Bench(tmp_path / "absent", bench.cache).refused()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "sentence"),
+    [
+        (
+            [],
+            {"FAKE_GPU_NAMES": ""},
+            "no GPU can be used here (CUDA refused cudaGetDeviceCount: no CUDA-capable device",
+        ),
+        (
+            ["--device", "cuda:2"],
+            {},
+            "there is no device cuda:2, only devices cuda:0 to cuda:1. Choose another --device.",
+        ),
+        (["--device", "gpu0"], {}, "--device is 'gpu0', but cuda:0, cuda:1 or so on was expected."),
+        (["--opt_level", 6], {}, "--opt_level is 6, but 0 to 5 were expected."),
+        (["--workspace", "nan"], {}, "--workspace is nan, but a size in GB above 0 was expected."),
+        (["--jobs", 0], {}, "--jobs is 0, but 1 to 8 were expected."),
+        (["--graphs", "decoder"], {}, "--graphs names 'decoder', but a bundle has encoder, prefill, decode."),
+        (["--islands", "gelu"], {}, "--islands names 'gelu', but there are norm, softmax, elementwise, matmul."),
+        (["--max_length", 1025], {}, "--max_length is 1025, but the bundle's cache has 1 to 1024 positions."),
+        (["--timing_cache", "."], {}, ".: is no timing cache. Choose another --timing_cache."),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else "",
+)
+def test_refused(bench: Bench, arguments: list[object], environment: dict[str, str], sentence: str) -> None:
+    before = contents(bench.bundle)
+    assert sentence in bench.refused(*arguments, **environment)
+    assert contents(bench.bundle) == before
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written(bench: Bench) -> None:
+    bench.bundle.chmod(0o555)
+    try:
+        assert "cannot be written (Permission denied). Let the bundle's folder be written." in bench.refused()
+    finally:
+        bench.bundle.chmod(0o755)
+
+
+def test_a_file_where_engines_go(bench: Bench) -> None:
+    (bench.bundle / "engines").write_text("mine")
+    assert f"{bench.bundle}/engines/nvidia-fake-9000-trt8.6.0-fp16: cannot be written (" in bench.refused()
+    assert (bench.bundle / "engines").read_text() == "mine"
+
+
+def test_a_cache_folder_that_cannot_be_written(bench: Bench) -> None:
+    bench.cache.write_text("mine")
+    facts = bench.facts()
+    assert sum("the timing cache could not be saved (" in note for note in facts["notes"]) == 1
+    said = bench.refused(FAKE_GPU_FAULTS="build:encoder")
+    assert "could not build the engine" in said and "Its log" not in said
+    assert bench.cache.read_text() == "mine"

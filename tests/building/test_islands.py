@@ -1,0 +1,128 @@
+"""Which layers are asked to stay float32, on a network with the pieces of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from export.engines.islands import DEFAULTS, ISLANDS, pin_islands
+from tests.building.conftest import Bench
+
+FLOAT, HALF, INT32, BOOL = (SimpleNamespace(name=name) for name in ("FLOAT", "HALF", "INT32", "BOOL"))
+
+
+@dataclass
+class Layer:
+    """As much of TensorRT's layer as pinning looks at."""
+
+    name: str
+    kind: str
+    inputs: Sequence[Any]
+    outputs: list[Any]
+    precision: Any = None
+    output_types: dict[int, Any] = field(default_factory=dict)
+
+    type = property(lambda self: SimpleNamespace(name=self.kind))
+    num_inputs = property(lambda self: len(self.inputs))
+    num_outputs = property(lambda self: len(self.outputs))
+
+    def get_input(self, index: int) -> Any:
+        return self.inputs[index]
+
+    def get_output(self, index: int) -> Any:
+        return self.outputs[index]
+
+    def set_output_type(self, index: int, dtype: Any) -> None:
+        self.output_types[index] = dtype
+
+
+class Network:
+    def __init__(self) -> None:
+        self.layers: list[Layer] = []
+
+    num_layers = property(lambda self: len(self.layers))
+
+    def get_layer(self, index: int) -> Layer:
+        return self.layers[index]
+
+    def add(self, name: str, kind: str, *inputs: Any, dtypes: Sequence[Any] = (FLOAT,)) -> Any:
+        outputs = [SimpleNamespace(name=f"{name}.{place}", dtype=dtype) for place, dtype in enumerate(dtypes)]
+        self.layers.append(Layer(name, kind, inputs, outputs))
+        return outputs[0] if outputs else None
+
+
+def network() -> Network:
+    """A float16 norm, a rotation, scores with a mask, an activation: each float32 inside, cast to float16 between."""
+    net = Network()
+    x = net.add("x", "MATRIX_MULTIPLY", dtypes=[HALF])
+    x32 = net.add("norm/Cast", "CAST", x)
+    power = net.add("norm/Pow", "ELEMENTWISE", x32, net.add("two", "CONSTANT"))
+    mean = net.add("norm/ReduceMean", "REDUCE", power)
+    root = net.add("norm/Sqrt", "UNARY", net.add("norm/Add", "ELEMENTWISE", mean, net.add("eps", "CONSTANT")))
+    normed = net.add("norm/back", "CAST", net.add("norm/Div", "ELEMENTWISE", x32, root), dtypes=[HALF])
+    net.add("norm/Mul", "ELEMENTWISE", normed, dtypes=[HALF])
+    turned = net.add("turn/Mul", "ELEMENTWISE", net.add("turn/Cast", "CAST", normed), net.add("cos", "CONSTANT"))
+    query = net.add("turn/back", "CAST", turned, dtypes=[HALF])
+    product = net.add("scores/MatMul", "MATRIX_MULTIPLY", query, dtypes=[HALF])
+    scaled = net.add("scores/Mul", "ELEMENTWISE", net.add("scores/Cast", "CAST", product), None)
+    valid = net.add("valid", "ELEMENTWISE", dtypes=[BOOL])
+    lowest = net.add("lowest", "CONSTANT")
+    masked = net.add("scores/Where", "SELECT", valid, scaled, lowest)
+    net.add("elsewhere/Where", "SELECT", valid, net.add("elsewhere/Cast", "CAST"), lowest)
+    chances = net.add("scores/Softmax", "SOFTMAX", net.add("scores/Concat", "CONCATENATION", masked))
+    past = net.add("scores/Slice", "SLICE", chances)
+    net.add("scores/back", "CAST", past, dtypes=[HALF])
+    gate = net.add("gate/Cast", "CAST", normed)
+    net.add("gate/Sigmoid", "ACTIVATION", gate)
+    net.add("count", "ELEMENTWISE", dtypes=[INT32])
+    net.add("halves", "SLICE", gate, dtypes=[FLOAT, HALF])
+    net.add("body/MatMul", "MATRIX_MULTIPLY", gate)
+    net.add("body/Norm", "NORMALIZATION", gate)
+    net.add("nothing", "ASSERTION", dtypes=[])
+    return net
+
+
+NORM = {"norm/Pow", "norm/ReduceMean", "norm/Add", "norm/Sqrt", "norm/Div", "body/Norm"}
+SOFTMAX = {"scores/Mul", "scores/Where", "scores/Concat", "scores/Softmax", "scores/Slice"}
+ELEMENTWISE = {"norm/Pow", "norm/Add", "norm/Sqrt", "norm/Div", "turn/Mul", "scores/Mul", "gate/Sigmoid"}
+
+
+@pytest.mark.parametrize(
+    ("islands", "names"),
+    [
+        ([], set()),
+        (["norm"], NORM),
+        (["softmax"], SOFTMAX),
+        (["elementwise"], ELEMENTWISE),
+        (["matmul"], {"body/MatMul"}),
+        (ISLANDS, NORM | SOFTMAX | ELEMENTWISE | {"body/MatMul"}),
+    ],
+    ids=["none", "norm", "softmax", "elementwise", "matmul", "all"],
+)
+def test_members_of_the_islands(islands: Sequence[str], names: set[str]) -> None:
+    net = network()
+    assert set(pin_islands(net, islands)) == names
+    for layer in net.layers:
+        pinned = layer.name in names
+        assert (layer.precision is FLOAT) == pinned, layer.name
+        assert layer.output_types == ({0: FLOAT} if pinned else {}), layer.name
+
+
+def test_the_defaults_name_islands() -> None:
+    assert all(set(islands) <= set(ISLANDS) for islands in DEFAULTS.values())
+    assert "matmul" in DEFAULTS["encoder"], "its body is float32"
+    assert not [graph for graph in ("prefill", "decode") if "matmul" in DEFAULTS[graph]]
+
+
+def test_the_real_graphs(bench: Bench) -> None:
+    """Two layers: five norms of Pow, ReduceMean, Add, Sqrt, Div; in each layer one softmax with what is around it."""
+    bench.facts("--islands", "norm")
+    assert [bench.plan_facts(graph)["pinned"] for graph in ("prefill", "decode")] == [25, 25]
+    bench.facts("--islands", "softmax")
+    prefill = 2 * len(["Mul", "Reshape", "Add", "Softmax", "Reshape"]) + len(["Where"])  # all layers add one mask
+    decode = 2 * len(["Mul", "Mul", "Where", "Where", "Concat", "Softmax", "Slice", "Slice"])  # past and new
+    assert [bench.plan_facts(graph)["pinned"] for graph in ("prefill", "decode")] == [prefill, decode]
