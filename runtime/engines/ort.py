@@ -61,7 +61,8 @@ class OrtEngine:
 
     def __init__(self, name: str, session: ort.InferenceSession, weights: list[ort.OrtValue], place: Place) -> None:
         self.name = name
-        self._session, self._place = session, place
+        self._session: Any = session
+        self._place = place
         self._weights = weights  # the session refers to them without holding them
         self.inputs = {node.name: _spec(node) for node in session.get_inputs()}
         self.outputs = {node.name: _spec(node) for node in session.get_outputs()}
@@ -85,6 +86,11 @@ class OrtEngine:
         return {
             name: given.get(name) or self._place.fresh(made[name], spec.dtype) for name, spec in self.outputs.items()
         }
+
+    def close(self) -> None:
+        """Let go of the session; the engine cannot be run afterwards."""
+        self._session = None
+        self._weights.clear()
 
     def _bind(self, bind: Any, name: str, tensor: Tensor) -> None:
         dtype = ONNX_BFLOAT16 if tensor.dtype == "bfloat16" else np.dtype(tensor.dtype)

@@ -52,6 +52,7 @@ class OrtCudaBackend(CudaMemory):
         super().__init__(device)
         self.steps = CudaSteps(self, captures=False)  # a session's run is not ours to capture
         self._weights = Weights()
+        self._engines: list[OrtEngine] = []
         self._lock = threading.RLock()
 
     def load(self, bundle: Bundle, graph: str) -> Engine:
@@ -70,7 +71,8 @@ class OrtCudaBackend(CudaMemory):
                 f"onnxruntime {ort.__version__} cannot use the GPU: its CUDA or cuDNN libraries do not load. "
                 f"Install the versions it names, or use --device cpu."
             )
-        return OrtEngine(graph, session, values, CudaPlace(self.device))
+        self._engines.append(OrtEngine(graph, session, values, CudaPlace(self.device)))
+        return self._engines[-1]
 
     def scatter_rows(self, source: Tensor, target: Tensor, starts: Sequence[int | None]) -> None:
         values = [-1 if start is None else start for start in starts]
@@ -88,5 +90,8 @@ class OrtCudaBackend(CudaMemory):
             return
         self.use()
         self.synchronize()
+        for engine in self._engines:  # sessions hold the stream and memory of their own
+            engine.close()
+        self._engines.clear()
         self.steps.close()
         super().close()
