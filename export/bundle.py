@@ -15,7 +15,7 @@ import torch
 from export import VERSION
 from export.checkpoint import Checkpoint
 from export.graph.encoder import encoder_graph
-from export.graph.language_model import decode_graph, prefill_graph
+from export.graph.language_model import decode_graph, prefill_graph, shared_graph
 from export.graph.plan import PlannedWeight, encoder_plan, is_projector, language_model_plan
 from export.graph.weights import WeightFile
 from export.passes.common import refuse_left_out
@@ -44,7 +44,7 @@ from runtime.prompt import Tokenizer, merge_prompt, user_content
 CREATOR = "spatiallm-export"
 GRAPHS = {"encoder": "encoder.onnx", "prefill": "prefill.onnx", "decode": "decode.onnx"}
 WEIGHTS = {"encoder": "encoder.weights", "prefill": "language_model.weights", "decode": "language_model.weights"}
-STACKED = ("prefill.stacked", "decode.stacked")  # the same graphs as TensorRT takes them
+SHARED = "language_model.stacked"  # prefill and decode in one graph, as TensorRT takes it
 TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ENGINES = "engines"  # where engines built from the bundle lie; they go with it
 Progress = Callable[[int], None]  # called with the bytes just written
@@ -86,8 +86,8 @@ def write_bundle(
             prompt=prompt,
             generation=checkpoint.config.generation,
             cache=CacheSpec(layout="MBKD", capacity=options.max_length),
-            graphs=GRAPHS | {name: f"{name}.onnx" for name in _stacked(options)},
-            weights=WEIGHTS | dict.fromkeys(_stacked(options), WEIGHTS["decode"]),
+            graphs=GRAPHS | {name: f"{name}.onnx" for name in _for_tensorrt(options)},
+            weights=WEIGHTS | dict.fromkeys(_for_tensorrt(options), WEIGHTS["decode"]),
             files=files,
             dialect="portable" if options.quantization is None else "onnxruntime",
             quantization=options.quantization,
@@ -152,15 +152,16 @@ def _write_graphs(
         decode = decode_graph(config.language_model, weights, options.precision)
         for name, graph in {"prefill": prefill, "decode": decode}.items():
             _save(_quantized(graph, weights, scheme), folder / GRAPHS[name])
-            if _stacked(options):
-                stack_cache(graph, config.language_model)
-                _save(graph, folder / f"{name}.stacked.onnx")
+        if scheme is None:
+            shared = shared_graph(config.language_model, weights, options.precision, options.prefill_attention)
+            stack_cache(shared, config.language_model)
+            _save(shared, folder / f"{SHARED}.onnx")
     return {file.path.name: FileRecord(bytes=file.size, sha256=file.sha256) for file in (body, weights)}
 
 
-def _stacked(options: ExportOptions) -> tuple[str, ...]:
-    """The graphs in TensorRT's dialect, which has none of the operators of quantized bundles."""
-    return STACKED if options.quantization is None else ()
+def _for_tensorrt(options: ExportOptions) -> tuple[str, ...]:
+    """What the bundle has in TensorRT's dialect, which has none of the operators of quantized bundles."""
+    return (SHARED,) if options.quantization is None else ()
 
 
 def _add_all(

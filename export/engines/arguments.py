@@ -9,7 +9,7 @@ from pathlib import Path
 from export.engines.islands import ISLANDS
 from export.engines.options import DEFAULT_OPT_LEVEL, BuildOptions, device_index
 from export.engines.profiles import Limits
-from runtime.bundle import GRAPHS
+from runtime.engines.plans import SOURCES
 
 _LIMITS = Limits()
 
@@ -55,9 +55,9 @@ def add_all(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--graphs",
         nargs="+",
-        default=list(GRAPHS),
+        default=list(SOURCES),
         metavar="GRAPH",
-        help=f"build some anew and keep the others: {', '.join(GRAPHS)} (default: all)",
+        help=f"build some anew and keep the others: {', '.join(SOURCES)} (default: all)",
     )
     p.add_argument(
         "--jobs",
@@ -70,8 +70,8 @@ def add_all(p: argparse.ArgumentParser) -> None:
         "--islands",
         nargs="*",
         metavar="ISLAND",
-        help=f"before TensorRT 9, in fp16 bundles: parts asked to stay float32, of {', '.join(ISLANDS)} "
-        f"(default: all but matmul, and in the encoder all)",
+        help=f"before TensorRT 9, in fp16 bundles: parts held in float32, of {', '.join(ISLANDS)} "
+        f"(default: norm, and all of the encoder)",
     )
 
 

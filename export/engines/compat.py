@@ -37,7 +37,10 @@ def new_config(
     config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
     config.builder_optimization_level = opt_level
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-    if float16 and not strongly_typed() and hasattr(flags, "FP16"):
+    if hasattr(trt, "PreviewFeature") and hasattr(trt.PreviewFeature, "PROFILE_SHARING_0806"):
+        # Several contexts of one profile, each with its own captured graph; later versions always allow it.
+        config.set_preview_feature(trt.PreviewFeature.PROFILE_SHARING_0806, True)
+    if float16 and hasattr(flags, "FP16"):
         config.set_flag(flags.FP16)
         config.set_flag(flags.PREFER_PRECISION_CONSTRAINTS)
     if version_compatible:

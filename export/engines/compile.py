@@ -12,7 +12,7 @@ from typing import Any
 
 from export.engines import compat
 from export.engines.inspection import LayerCount, count_layers
-from export.engines.islands import pin_islands
+from export.engines.islands import WHOLE, pin_islands
 from export.engines.job import Job
 from export.engines.options import default_workspace
 from export.engines.phases import Phases
@@ -58,14 +58,13 @@ def compile_graph(job: Job, log: Any, emit: Emit) -> None:
     if plan is None:
         raise EngineError(_failure(job, log.errors))
     job.plan.write_bytes(memoryview(plan))
-    digest = job.digest(network.letters)
-    warm = accepted and timing.knows(known, digest)
+    warm = accepted and timing.knows(known, job.digest)
     record = _record(job, network, plan, time.perf_counter() - started, warm, log.warnings)
     emit("plan", record=asdict(record))
     count = _inspect(job, plan, log, emit)
     emit("plan", record=asdict(replace(record, layers=count.layers, reformats=count.reformats)))
     if accepted:
-        _save_timing(digest, timing, config, emit)
+        _save_timing(job.digest, timing, config, emit)
 
 
 def _save_timing(digest: str, timing: TimingFile, config: Any, emit: Emit) -> None:
@@ -95,7 +94,7 @@ def _axes(job: Job, tensor: Any) -> tuple[str, ...]:
     axes = tuple(
         str(size) if size >= 0 else str(tensor.get_dimension_name(place)) for place, size in enumerate(tensor.shape)
     )
-    if unknown := [axis for axis in axes if not axis.isdigit() and axis not in job.ranges]:
+    if unknown := [axis for axis in axes if not axis.isdigit() and not _known(job, axis)]:
         raise EngineError(
             f"{job.source}: input {tensor.name!r} has the dynamic axis {unknown[0]!r}, whose size is not known. "
             f"Export the bundle again with this version."
@@ -103,23 +102,28 @@ def _axes(job: Job, tensor: Any) -> tuple[str, ...]:
     return axes
 
 
+def _known(job: Job, letter: str) -> bool:
+    return all(letter in ranges for ranges in job.profiles.values())
+
+
 def _config(job: Job, builder: Any, network: Network, emit: Emit) -> Any:
-    float16 = job.precision == "fp16"
+    chooses = job.precision == "fp16" and not compat.strongly_typed() and WHOLE not in job.islands
     config = compat.new_config(
         builder,
-        float16=float16,
+        float16=chooses,
         opt_level=job.opt_level,
         workspace=job.workspace or default_workspace(*free_memory(), job.sharing),
         version_compatible=job.version_compatible,
         hardware_compatible=job.hardware_compatible,
     )
-    if float16 and not compat.strongly_typed():
+    if chooses:
         pinned = pin_islands(network.definition, job.islands)
         emit("phase", text=f"float32 asked for in {len(pinned)} layers")
-    profile = builder.create_optimization_profile()
-    for name, axes in network.inputs.items():
-        profile.set_shape(name, *_shapes(axes, job.ranges))
-    config.add_optimization_profile(profile)
+    for ranges in job.profiles.values():
+        profile = builder.create_optimization_profile()
+        for name, axes in network.inputs.items():
+            profile.set_shape(name, *_shapes(axes, ranges))
+        config.add_optimization_profile(profile)
     compat.watch(config, Phases(lambda fraction, text: emit("progress", fraction=fraction, text=text)))
     return config
 
@@ -153,7 +157,10 @@ def _record(job: Job, network: Network, plan: Any, seconds: float, warm: bool, w
         bytes=data.nbytes,
         sha256=hashlib.sha256(data).hexdigest(),
         inputs=network.inputs,
-        profile={letter: job.ranges[letter] for letter in sorted(network.letters)},
+        profiles={
+            name: {letter: ranges[letter] for letter in sorted(network.letters)}
+            for name, ranges in job.profiles.items()
+        },
         seconds=round(seconds, 2),
         warm=warm,
         layers=0,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,14 +17,14 @@ from runtime.records import from_json
 class Job:
     """One graph to compile."""
 
-    graph: str  # encoder, prefill, decode
+    graph: str  # encoder, language_model
     key: str  # name of the engines' folder, which names GPU, TensorRT and precision
     source: str  # path of the ONNX file; its weights lie beside it
     source_sha256: str
     weights_sha256: str
     folder: str  # where the plan, the inspector's report and the log go
     precision: str
-    ranges: dict[str, tuple[int, ...]]  # letter -> smallest, likeliest, largest size
+    profiles: dict[str, dict[str, tuple[int, ...]]]  # by name: letter -> smallest, likeliest, largest size
     opt_level: int
     workspace: int | None  # bytes; None: what is free, less a reserve
     sharing: int  # how many builds share the GPU's memory
@@ -47,11 +46,11 @@ class Job:
     def log(self) -> Path:
         return Path(self.folder) / f"{self.graph}.log"
 
-    def digest(self, letters: Collection[str]) -> str:
-        """Of all that decides which kernels are timed, for a graph with these dynamic axes."""
+    @property
+    def digest(self) -> str:
+        """Of all that decides which kernels are timed."""
         places = {"source", "folder", "timing_cache", "device", "sharing"}
         facts = {name: value for name, value in dataclasses.asdict(self).items() if name not in places}
-        facts["ranges"] = {letter: self.ranges[letter] for letter in letters}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
     def to_line(self) -> str:

@@ -7,7 +7,8 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from runtime.bundle import GRAPHS, file_digest
+from runtime.bundle import file_digest
+from runtime.engines.plans import SOURCES
 from runtime.engines.record import FILE_NAME, EngineRecord, PlanRecord
 from runtime.errors import EngineError
 
@@ -31,7 +32,7 @@ def kept_plans(
 
     `blank` is the record as it will be, `digests` are those of the bundle, by graph.
     """
-    if not (rest := [graph for graph in GRAPHS if graph not in wanted]):
+    if not (rest := [graph for graph in SOURCES if graph not in wanted]):
         return {}
     if not (folder / FILE_NAME).exists():
         raise EngineError(f"{folder}: there is no {rest[0]} engine yet to go with the others. {_all()}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.engines.islands import ISLANDS
 from export.engines.profiles import Limits
-from runtime.bundle import GRAPHS
+from runtime.engines.plans import SOURCES
 from runtime.errors import SceneError
 
 OPT_LEVELS = range(6)
@@ -23,7 +23,7 @@ class BuildOptions:
     """Options of `python -m export.build`."""
 
     limits: Limits = field(default_factory=Limits)
-    graphs: tuple[str, ...] = GRAPHS
+    graphs: tuple[str, ...] = tuple(SOURCES)
     opt_level: int = DEFAULT_OPT_LEVEL
     workspace: float | None = None  # GB; None: what is free, less a reserve
     timing_cache: Path | None = None  # None: in the user's cache folder
@@ -41,8 +41,8 @@ class BuildOptions:
             raise SceneError(f"--workspace is {self.workspace:g}, but a size in GB above 0 was expected.")
         if not 1 <= self.jobs <= MAX_JOBS:
             raise SceneError(f"--jobs is {self.jobs}, but 1 to {MAX_JOBS} were expected.")
-        if unknown := sorted(set(self.graphs) - set(GRAPHS)):
-            raise SceneError(f"--graphs names {unknown[0]!r}, but a bundle has {', '.join(GRAPHS)}.")
+        if unknown := sorted(set(self.graphs) - set(SOURCES)):
+            raise SceneError(f"--graphs names {unknown[0]!r}, but a bundle has {', '.join(SOURCES)}.")
         if unknown := sorted(set(self.islands or ()) - set(ISLANDS)):
             raise SceneError(f"--islands names {unknown[0]!r}, but there are {', '.join(ISLANDS)}.")
 

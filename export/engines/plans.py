@@ -11,18 +11,18 @@ from export.engines.islands import DEFAULTS
 from export.engines.job import Job, Outcome
 from export.engines.kept import Digests, copy_plan, kept_plans
 from export.engines.options import BuildOptions
-from export.engines.profiles import Range, profile_ranges
+from export.engines.profiles import Profiles, plan_profiles
 from export.engines.progress import Bars
 from export.engines.timing import TimingFile, default_file
 from export.replacing import replacing
-from runtime.bundle import GRAPHS, Bundle
+from runtime.bundle import Bundle
 from runtime.engines.contract import check_dialect
 from runtime.engines.cuda.gpu import Gpu, read_gpu
+from runtime.engines.plans import SOURCES
 from runtime.engines.record import SCHEMA, EngineRecord, engine_folder
 from runtime.errors import BundleError, EngineError
 from runtime.manifest import Manifest
 
-SOURCES = {"encoder": "encoder", "prefill": "prefill.stacked", "decode": "decode.stacked"}  # in the manifest's graphs
 GIGABYTE = 1_000_000_000
 
 
@@ -71,7 +71,7 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     """Build the plans of a bundle; their folder is replaced whole at the end. Raises SceneError."""
     options.check()
     _check_bundle(bundle)
-    ranges = profile_ranges(bundle.manifest, options.limits)
+    profiles = plan_profiles(bundle.manifest, options.limits)
     tools = open_toolchain(options.device, bundle.manifest.precision)
     folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
     cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
@@ -79,12 +79,12 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     blank, digests = _record(bundle.manifest, options, tools), _digests(bundle.manifest)
     kept = kept_plans(folder, blank, digests, options.graphs)
     with replacing(folder, EngineError, "let the bundle's folder be written") as partial:
-        task = _Task(bundle, partial, folder.name, ranges, options, cache.absolute())
-        jobs = [task.job(graph, digests[graph]) for graph in GRAPHS if graph not in kept]
+        task = _Task(bundle, partial, folder.name, profiles, options, cache.absolute())
+        jobs = [task.job(graph, digests[graph]) for graph in SOURCES if graph not in kept]
         outcomes = _run(jobs, options.jobs, silent)
         made = {graph: outcome.record for graph, outcome in outcomes.items() if outcome.record is not None}
         plans = kept | made
-        record = replace(blank, plans={graph: plans[graph] for graph in GRAPHS})
+        record = replace(blank, plans={graph: plans[graph] for graph in SOURCES})
         for graph in kept:
             copy_plan(folder, partial, graph)
         record.write(partial)
@@ -116,7 +116,7 @@ class _Task:
     bundle: Bundle
     folder: Path
     key: str
-    ranges: dict[str, Range]
+    profiles: dict[str, Profiles]
     options: BuildOptions
     timing_cache: Path
 
@@ -130,7 +130,7 @@ class _Task:
             weights_sha256=digests[1],
             folder=str(self.folder),
             precision=self.bundle.manifest.precision,
-            ranges=dict(self.ranges),
+            profiles=self.profiles[graph],
             opt_level=options.opt_level,
             workspace=None if options.workspace is None else int(options.workspace * GIGABYTE),
             sharing=options.jobs,

@@ -12,6 +12,7 @@ from runtime.errors import SceneError
 from runtime.manifest import EncoderSpec, Manifest
 
 Range = tuple[int, int, int]  # smallest, likeliest, largest
+Profiles = dict[str, dict[str, tuple[int, ...]]]  # name -> letter -> range
 
 TEXT_ROOM = 512  # prompt positions beside the point tokens; the published prompts have 220 to 330
 LIKELY_PROMPT = 800  # positions; the published example scene has 776
@@ -33,18 +34,28 @@ class Limits:
     max_length: int | None = None  # positions; None: the bundle's cache capacity
 
 
-def profile_ranges(manifest: Manifest, limits: Limits) -> dict[str, Range]:
-    """The range of every letter that the graphs of a bundle use. Raises SceneError for limits that cannot be."""
+def plan_profiles(manifest: Manifest, limits: Limits) -> dict[str, Profiles]:
+    """The profiles of each plan by name. Raises SceneError for limits that cannot be.
+
+    The language model has two: prefill sees a prompt and no past (one row that is masked), decode one token.
+    """
     check_limits(limits, capacity := manifest.cache.capacity)
-    length = limits.max_length or capacity
-    voxels = _voxels(manifest.encoder, limits)
-    ranges = {
-        "B": (1, 1, limits.max_batch),
-        "S": _range(LIKELY_PROMPT, min(length, limits.max_point_tokens + TEXT_ROOM)),
-        "T": (1, 1, 1),  # a step brings one token; several at once would cost every step another kernel
-        "M": (min(SMALLEST_CACHE, length), min(LIKELY_CACHE, length), length),
+    length, batch = limits.max_length or capacity, (1, 1, limits.max_batch)
+    prompt = _range(LIKELY_PROMPT, min(length, limits.max_point_tokens + TEXT_ROOM))
+    past = (min(SMALLEST_CACHE, length), min(LIKELY_CACHE, length), length)
+    return {
+        "encoder": {"encoder": _encoder_ranges(manifest.encoder, limits)},
+        "language_model": {
+            "prefill": {"B": batch, "T": prompt, "M": (1, 1, 1)},
+            "decode": {"B": batch, "T": (1, 1, 1), "M": past},
+        },
     }
-    for stage, (rows, width) in enumerate(zip(voxels, manifest.encoder.patch_sizes, strict=True)):
+
+
+def _encoder_ranges(spec: EncoderSpec, limits: Limits) -> dict[str, tuple[int, ...]]:
+    ranges: dict[str, tuple[int, ...]] = {}
+    voxels = _voxels(spec, limits)
+    for stage, (rows, width) in enumerate(zip(voxels, spec.patch_sizes, strict=True)):
         ranges[_rows_letter(stage, len(voxels))] = rows
         ranges[f"W{stage}"] = _range(min(width, rows[1]), min(width, rows[2]))
         # G patches of W voxels: a scene smaller than a patch is one patch of its own width (`attention_patches`)

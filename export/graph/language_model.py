@@ -20,14 +20,7 @@ def prefill_graph(
 ) -> onnx.ModelProto:
     """Prompt in, logits of each sequence's last valid position and all cache rows out (design section 3)."""
     g, dtype = GraphBuilder("prefill", weights), PRECISIONS[precision]
-    ids = g.input("input_ids", INT32, ["B", "S"])
-    points = g.input("point_embeds", dtype, ["B", "S", spec.hidden_size])
-    mask = g.op("Unsqueeze", g.input("point_mask", BOOL, ["B", "S"]), g.constant([2]))
-    names = ("cos_3d", "sin_3d", "cos_1d", "sin_1d")
-    cos_3d, sin_3d, cos_1d, sin_1d = (g.input(name, FLOAT, ["B", "S", spec.head_dim]) for name in names)
-    lengths = g.input("lengths", INT32, ["B"])
-    table = at.tables(g, g.op("Where", mask, cos_3d, cos_1d), g.op("Where", mask, sin_3d, sin_1d), spec.head_dim)
-    embeds = g.op("Where", mask, points, g.op("Gather", g.weight("model.embed_tokens.weight"), ids))
+    ids, lengths, embeds, table = _prompt(g, spec, dtype, "S")
     shape = at.shapes(g, ids, spec)
     # Fresh rows are all finite, so here adding is as safe as choosing; ONNX Runtime does it four times as fast.
     bias = at.mask_out(g, _prefill_mask(g, ids, lengths, prefill_attention), g.constant(0.0, "float32"))
@@ -49,15 +42,70 @@ def decode_graph(spec: LanguageModelSpec, weights: WeightFile, precision: str) -
     g, dtype = GraphBuilder("decode", weights), PRECISIONS[precision]
     ids = g.input("input_ids", INT32, ["B", "T"])
     cos, sin = (g.input(name, FLOAT, ["B", "T", spec.head_dim]) for name in ("cos", "sin"))
+    past_length = _past(g, spec, dtype)
+    table = at.tables(g, cos, sin, spec.head_dim)
+    embeds = g.op("Gather", g.weight("model.embed_tokens.weight"), ids)
+    shape = at.shapes(g, ids, spec)
+    attend = _attend_past(g, spec, dtype, past_length, _new_mask(g, ids, spec))
+    flat = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
+    hidden = _body(g, flat, spec, shape, table, dtype, attend, "T")
+    _head(g, hidden, spec, dtype, g.op("Shape", ids), ["B", "T", spec.vocab_size])
+    return g.build()
+
+
+def shared_graph(
+    spec: LanguageModelSpec, weights: WeightFile, precision: str, prefill_attention: str
+) -> onnx.ModelProto:
+    """Prefill and decode in one graph, for back ends that compile a copy of the weights into each.
+
+    T tokens, point tokens among them, over a cache prefix: logits [B, V] after the last of `lengths` tokens, and the
+    T new rows. Prefill is this over a prefix of which no row is valid, decode this with one token and no points.
+    Where prefill attends in full, a single token still sees itself and the past, as in decode.
+    """
+    g, dtype = GraphBuilder("language_model", weights), PRECISIONS[precision]
+    ids, lengths, embeds, table = _prompt(g, spec, dtype, "T")
+    past_length, shape = _past(g, spec, dtype), at.shapes(g, ids, spec)
+    if prefill_attention == "causal":
+        new_valid = _new_mask(g, ids, spec)
+    else:  # [B, 1, 1, T]
+        new_valid = g.op("Less", _range(g, g.dim(ids, 1)), g.op("Unsqueeze", lengths, g.constant([1, 2, 3])))
+    attend = _attend_past(g, spec, dtype, past_length, new_valid)
+    rows = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
+    hidden = _body(g, rows, spec, shape, table, dtype, attend, "T")
+    last = g.op("Gather", hidden, _last_rows(g, ids, lengths))
+    _head(g, last, spec, dtype, None, ["B", spec.vocab_size])
+    return g.build()
+
+
+def _prompt(g: GraphBuilder, spec: LanguageModelSpec, dtype: int, rows: str) -> tuple[str, str, str, at.Tables]:
+    """Inputs with point tokens among them: ids [B, rows], lengths [B], embeddings [B, rows, C], and the tables.
+
+    A point token has its embedding from `point_embeds` and its angles from the 3D tables.
+    """
+    ids = g.input("input_ids", INT32, ["B", rows])
+    points = g.input("point_embeds", dtype, ["B", rows, spec.hidden_size])
+    mask = g.op("Unsqueeze", g.input("point_mask", BOOL, ["B", rows]), g.constant([2]))
+    names = ("cos_3d", "sin_3d", "cos_1d", "sin_1d")
+    cos_3d, sin_3d, cos_1d, sin_1d = (g.input(name, FLOAT, ["B", rows, spec.head_dim]) for name in names)
+    lengths = g.input("lengths", INT32, ["B"])
+    table = at.tables(g, g.op("Where", mask, cos_3d, cos_1d), g.op("Where", mask, sin_3d, sin_1d), spec.head_dim)
+    embeds = g.op("Where", mask, points, g.op("Gather", g.weight("model.embed_tokens.weight"), ids))
+    return ids, lengths, embeds, table
+
+
+def _past(g: GraphBuilder, spec: LanguageModelSpec, dtype: int) -> str:
+    """Declare a cache prefix, a tensor for each layer; returns `past_length` [B], its valid rows."""
     past_length = g.input("past_length", INT32, ["B"])
     for kind in ("key", "value"):
         for layer in range(spec.layers):
             g.input(f"past_{kind}.{layer}", dtype, ["M", "B", spec.kv_heads, spec.head_dim])
-    table = at.tables(g, cos, sin, spec.head_dim)
-    embeds = g.op("Gather", g.weight("model.embed_tokens.weight"), ids)
-    shape = at.shapes(g, ids, spec)
+    return past_length
+
+
+def _attend_past(g: GraphBuilder, spec: LanguageModelSpec, dtype: int, past_length: str, new_valid: str) -> Attend:
+    """Attention over a cache prefix and the new rows: two products, one softmax; the cache is never joined."""
     rows = g.dim("past_key.0", 0)
-    past_valid, new_valid = _past_mask(g, rows, past_length), _new_mask(g, ids, spec)
+    past_valid = _past_mask(g, rows, past_length)
 
     def attend(layer: int, queries: str, keys: str, values: str) -> str:
         past = at.mask_out(g, past_valid, at.scores(g, queries, f"past_key.{layer}", spec, dtype))
@@ -67,10 +115,7 @@ def decode_graph(spec: LanguageModelSpec, weights: WeightFile, precision: str) -
         over_new = g.op("Slice", chances, rows, g.constant([2**31 - 1]), g.constant([-1]))
         return g.op("Add", at.weigh(g, over_past, f"past_value.{layer}", dtype), at.weigh(g, over_new, values, dtype))
 
-    flat = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
-    hidden = _body(g, flat, spec, shape, table, dtype, attend, "T")
-    _head(g, hidden, spec, dtype, g.op("Shape", ids), ["B", "T", spec.vocab_size])
-    return g.build()
+    return attend
 
 
 def _body(

@@ -37,7 +37,8 @@ def _engines(folder: Path) -> list[tuple[str, EngineRecord]]:
 def engine_facts(record: EngineRecord) -> str:
     """Where engines run and what they take, in words."""
     size = sum(plan.bytes for plan in record.plans.values())
-    largest = {letter: sizes[-1] for plan in record.plans.values() for letter, sizes in plan.profile.items()}
+    profiles = [profile for plan in record.plans.values() for profile in plan.profiles.values()]
+    largest = {letter: sizes[-1] for profile in profiles for letter, sizes in profile.items()}
     takes = [("B", "scenes at a time"), ("N0", "voxels"), ("P", "point tokens"), ("M", "positions")]
     sizes = ", ".join(f"{largest[letter]} {what}" for letter, what in takes if letter in largest)
     return (

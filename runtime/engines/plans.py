@@ -15,7 +15,7 @@ from runtime.errors import EngineError
 if TYPE_CHECKING:  # its module needs the CUDA bindings, this one does not
     from runtime.engines.cuda.gpu import Gpu
 
-GRAPH_FILES = {"encoder": "encoder", "prefill": "prefill.stacked", "decode": "decode.stacked"}  # as the manifest names
+SOURCES = {"encoder": "encoder", "language_model": "language_model.stacked"}  # plan -> graph of the manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def misfit(record: EngineRecord, bundle: Bundle, gpu: Gpu, tensorrt: str) -> str
         return f"built for compute capability {record.compute_capability}, but this GPU has {gpu.compute_capability}"
     if record.precision != bundle.manifest.precision:
         return f"built in {record.precision}, but the bundle is in {bundle.manifest.precision}"
-    for graph in GRAPH_FILES:
+    for graph in SOURCES:
         if graph not in record.plans:
             return f"the plan of {graph} is missing"
         if _stale(record.plans[graph], bundle, graph):
@@ -89,10 +89,10 @@ def _folders(bundle: Path, own: Path) -> Iterator[Path]:
 
 def _stale(plan: PlanRecord, bundle: Bundle, graph: str) -> bool:
     manifest = bundle.manifest
-    name = GRAPH_FILES[graph]
+    name = SOURCES[graph]
     if name not in manifest.graphs:
         return True
-    files = manifest.files[manifest.graphs[name]], manifest.files[manifest.weights[graph]]
+    files = manifest.files[manifest.graphs[name]], manifest.files[manifest.weights[name]]
     return (plan.source_sha256, plan.weights_sha256) != tuple(file.sha256 for file in files)
 
 

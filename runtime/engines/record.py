@@ -31,7 +31,7 @@ class PlanRecord:
     bytes: int
     sha256: str
     inputs: dict[str, tuple[str, ...]]  # name -> axes, a letter where dynamic, e.g. ("M", "B", "96", "64")
-    profile: dict[str, tuple[int, ...]]  # letter -> smallest, likeliest, largest size
+    profiles: dict[str, dict[str, tuple[int, ...]]]  # by name, in order: letter -> smallest, likeliest, largest size
     seconds: float  # of the build
     warm: bool  # the timing cache knew this graph
     layers: int  # as TensorRT made them
@@ -55,7 +55,7 @@ class EngineRecord:
     opt_level: int
     version_compatible: bool
     hardware_compatible: bool
-    plans: dict[str, PlanRecord]  # encoder, prefill, decode
+    plans: dict[str, PlanRecord]  # encoder, language_model
 
     @classmethod
     def read(cls, folder: Path) -> EngineRecord:

@@ -26,7 +26,7 @@ class Messages(trt.ILogger):  # type: ignore[misc]
 
     def log(self, severity: Any, message: str) -> None:
         if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-            self.errors.append(message.strip())
+            self.errors.append(message.strip().rstrip("."))
 
     def last(self) -> str:
         """The last error in brackets, or nothing; errors are forgotten then."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,14 +15,10 @@ from cuda.bindings import runtime as cudart
 
 from runtime.engines.cuda.library import call, call_driver, call_nvrtc
 from runtime.errors import EngineError
+from runtime.files import cache_folder
 
 SOURCE = Path(__file__).with_name("step.cu")
 Dim = tuple[int, int]
-
-
-def cache_folder() -> Path:
-    """Where compiled kernels and timing caches are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spatiallm-export"
 
 
 class Kernels:

@@ -90,6 +90,7 @@ class IBuilderConfig(Logged):
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._profiles: list[IOptimizationProfile] = []
+        self._preview: set[str] = set()
         self._limits = {ENUMS["MemoryPoolType"].WORKSPACE: device.memory}
         self._cache: ITimingCache | None = None
         self.set_flag(BuilderFlag.TF32)
@@ -104,6 +105,13 @@ class IBuilderConfig(Logged):
 
     def get_flag(self, flag: Any) -> bool:
         return bool(self.flags >> int(BuilderFlag(flag)) & 1)
+
+    def set_preview_feature(self, feature: Any, enable: bool) -> None:
+        name = ENUMS["PreviewFeature"](feature).name
+        self._preview = self._preview | {name} if enable else self._preview - {name}
+
+    def get_preview_feature(self, feature: Any) -> bool:
+        return ENUMS["PreviewFeature"](feature).name in self._preview
 
     def _has(self, name: str) -> bool:
         flag = BuilderFlag.__members__.get(name)
@@ -224,6 +232,7 @@ def _facts(network: INetworkDefinition, config: IBuilderConfig) -> dict[str, Any
         "gpu": gpu.name,
         "capability": [gpu.major, gpu.minor],
         "source": Path(network._source).name,
+        "preview": sorted(config._preview),
         "profiles": [profile._shapes for profile in config._profiles],
         "version_compatible": config._has("VERSION_COMPATIBLE"),
         "hardware_compatible": config.hardware_compatibility_level.name,

@@ -77,7 +77,6 @@ class Runtime(Logged):
 @native
 class ICudaEngine(Logged):
     name: Any = "Unnamed Network 0"
-    num_optimization_profiles: Any = 1
     refittable: Any = False
     has_implicit_batch_dimension: Any = False
     device_memory_size: Any = SCRATCH
@@ -88,7 +87,20 @@ class ICudaEngine(Logged):
         self._graph = _onnx.read_graph(files["model.onnx"])
         self._values = {value.name: value for value in self._graph.inputs + self._graph.outputs}
         self._session = _session(files)
+        self._claims: dict[int, weakref.ref[IExecutionContext]] = {}  # profile -> the context that has it
 
+    def _claim(self, context: IExecutionContext, profile: int) -> bool:
+        """Take a profile for a context. Before version 10 each has one, unless sharing was asked for at the build."""
+        if MAJOR >= 10 or "PROFILE_SHARING_0806" in self._facts["preview"]:
+            return True
+        holder = self._claims.get(profile)
+        if holder is not None and holder() not in (None, context):
+            return False
+        self._claims = {index: ref for index, ref in self._claims.items() if ref() not in (None, context)}
+        self._claims[profile] = weakref.ref(context)
+        return True
+
+    num_optimization_profiles = property(lambda self: len(self._facts["profiles"]))
     num_io_tensors = property(lambda self: len(self._values))
     num_layers = property(lambda self: len(_layers(self)))
 
@@ -167,7 +179,6 @@ def _context(engine: ICudaEngine, own_memory: bool) -> IExecutionContext | None:
 @native
 class IExecutionContext(Logged):
     name: Any = ""
-    active_optimization_profile: Any = 0
     all_shape_inputs_specified: Any = True
 
     def __init__(self, engine: ICudaEngine) -> None:
@@ -176,6 +187,22 @@ class IExecutionContext(Logged):
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._settled = False  # has run since a shape or the scratch memory changed
+        self._profile = 0 if engine._claim(self, 0) else -1
+
+    @property
+    def active_optimization_profile(self) -> int:
+        return self._profile
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        fake_streams.stream_of(stream_handle)
+        if not 0 <= profile_index < self._engine.num_optimization_profiles:
+            self._fail(f"setOptimizationProfileAsync: there is no profile {profile_index}")
+            return False
+        if profile_index != self._profile and not self._engine._claim(self, profile_index):
+            self._fail(f"setOptimizationProfileAsync: profile {profile_index} is used by another context")
+            return False
+        self._profile, self._shapes, self._settled = profile_index, {}, False
+        return True
 
     engine = property(lambda self: self._engine)
 
@@ -200,11 +227,13 @@ class IExecutionContext(Logged):
         if not isinstance(shape, (tuple, list, Dims)):
             raise TypeError("set_input_shape(): incompatible function arguments")
         sizes = tuple(int(size) for size in shape)
-        limits = [tuple(limit) for limit in self._engine.get_tensor_profile_shape(name, 0)]
+        if self._profile < 0:
+            return False
+        limits = [tuple(limit) for limit in self._engine.get_tensor_profile_shape(name, self._profile)]
         if not limits or len(limits[0]) != len(sizes):
             return False
         if any(not low <= size <= high for low, size, high in zip(limits[0], sizes, limits[2], strict=True)):
-            self._fail(f"setInputShape: {name} {sizes} is not in the range {limits[0]} .. {limits[2]} of profile 0")
+            self._fail(f"setInputShape: {name} {sizes} is not in {limits[0]} .. {limits[2]} of profile {self._profile}")
             return False
         self._settled &= self._shapes.get(name) == sizes
         self._shapes[name] = sizes
@@ -267,6 +296,8 @@ class IExecutionContext(Logged):
             return "the stream is not of the engine's device"
         if device.fault("execute", source) or (stream.capture is not None and device.fault("capture", source)):
             return "CUDA launch failed"
+        if self._profile < 0:
+            return "Assertion mOptimizationProfile >= 0 failed"
         if missing := self._missing():
             return f"the shape of {missing[0]} is not set"
         if unbound := [name for name in self._engine._values if not self._addresses.get(name)]:

@@ -1,0 +1,188 @@
+"""Compiled plans as engines of the contract. Prefill and decode are two views of one plan, for one copy of weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import tensorrt as trt
+
+from runtime.bundle import PAST
+from runtime.engines import trt_compat as compat
+from runtime.engines.contract import Tensor, TensorSpec, check_feeds
+from runtime.engines.cuda.memory import DeviceTensor, on_device
+from runtime.engines.record import PlanRecord
+from runtime.errors import EngineError
+
+if TYPE_CHECKING:  # the back end makes these engines
+    from runtime.engines.trt import TrtBackend
+
+OPTIONS = {"B": "--max_batch", "P": "--max_point_tokens", "S": "--max_length", "M": "--max_length"}  # others: voxels
+Shape = tuple[int, ...]
+Range = tuple[Shape, Shape]  # smallest and largest shape of an input
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class View:
+    """What of a plan an engine shows."""
+
+    plan: str
+    profile: str
+    letters: Mapping[str, str] = field(default_factory=dict)  # axes that have another letter in the contract
+    feeds: Mapping[str, str] = field(default_factory=dict)  # inputs of the plan that are fed under another name
+    fills: Mapping[str, int] = field(default_factory=dict)  # inputs of the plan that always hold this value
+    keeps_contexts: bool = False  # one for each set of shapes: a captured graph is good for its own context only
+
+
+VIEWS = {
+    "encoder": View(plan="encoder", profile="encoder"),
+    "prefill": View(
+        plan="language_model", profile="prefill", letters={"T": "S"}, fills={PAST: 0, "past_length": 0}
+    ),
+    "decode": View(
+        plan="language_model",
+        profile="decode",
+        feeds={"cos_1d": "cos", "cos_3d": "cos", "sin_1d": "sin", "sin_3d": "sin"},
+        fills={"point_embeds": 0, "point_mask": 0, "lengths": 1},
+        keeps_contexts=True,
+    ),
+}  # fmt: skip
+
+
+class TrtEngine:
+    """A view of a plan, with its execution contexts."""
+
+    def __init__(self, name: str, engine: Any, record: PlanRecord, backend: TrtBackend) -> None:
+        self.name, self.view = name, VIEWS[name]
+        self._engine, self._record, self._backend = engine, record, backend
+        self._profile = list(record.profiles).index(self.view.profile)
+        self._contexts: dict[tuple[Shape, ...] | None, tuple[Any, int]] = {}  # with the scratch address each was given
+        self._filled: dict[tuple[str, Shape], Tensor] = {}
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        self._plan_inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self._ranges = {name: self._range(name) for name in self._plan_inputs}
+        fed = [name for name in self._plan_inputs if name not in self.view.fills]
+        self.inputs = {self._feed(name): self._spec(name, self._feed(name)) for name in fed}
+        self.outputs = {name: self._spec(name, name) for name in names if name not in self._plan_inputs}
+        self.limits = self._limits(fed)
+
+    def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        given = dict(outputs or {})
+        check_feeds(self, feeds, given)
+        bound = self._bound(feeds)
+        context = self._context(bound)
+        shapes = {name: self._output_shape(context, name) for name in self.outputs}
+        for name, tensor in given.items():
+            if tensor.shape != shapes[name]:
+                raise EngineError(
+                    f"{self.name}: {name!r} is {list(shapes[name])}, but has room for {list(tensor.shape)}."
+                )
+        results = {name: given.get(name) or self._fresh(name, shape) for name, shape in shapes.items()}
+        for name, tensor in (*bound.items(), *results.items()):
+            context.set_tensor_address(name, on_device(tensor).address)
+        if not context.execute_async_v3(self._backend.stream):
+            raise EngineError(f"{self.name}: TensorRT could not run it{self._backend.messages.last()}.")
+        return results
+
+    def try_once(self) -> None:
+        """Run on zeros of the smallest shapes, so that a kernel missing on this GPU shows now. Raises EngineError."""
+        smallest = {self._feed(name): low for name, (low, _) in self._ranges.items()}
+        self.run({name: self._backend.zeros(smallest[name], spec.dtype) for name, spec in self.inputs.items()})
+        self._backend.synchronize()
+
+    def close(self) -> None:
+        self._contexts.clear()
+        self._filled.clear()
+        self._engine = None
+
+    def _feed(self, name: str) -> str:
+        return self.view.feeds.get(name, name)
+
+    def _range(self, name: str) -> Range:
+        low, _, high = self._engine.get_tensor_profile_shape(name, self._profile)
+        return tuple(low), tuple(high)
+
+    def _spec(self, name: str, shown: str) -> TensorSpec:
+        shape = tuple(self._engine.get_tensor_shape(name))
+        letters = self._record.inputs.get(name) or [f"{name}.{axis}" for axis in range(len(shape))]
+        sizes = tuple(
+            self.view.letters.get(letter, letter) if size < 0 else int(size)
+            for letter, size in zip(letters, shape, strict=True)
+        )
+        if shown == "logits" and self.name == "decode":  # after each of T tokens, which is one
+            sizes = (sizes[0], 1, *sizes[1:])
+        return TensorSpec(shown, compat.dtype_name(self._engine.get_tensor_dtype(name)), sizes)
+
+    def _limits(self, fed: list[str]) -> dict[str, int]:
+        return {
+            axis: largest
+            for name in fed
+            for axis, largest in zip(self.inputs[self._feed(name)].shape, self._ranges[name][1], strict=True)
+            if isinstance(axis, str)
+        }
+
+    def _bound(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors by the plan's own input names. Raises EngineError for a size that the plan was not built for."""
+        bound = {name: feeds[self._feed(name)] for name in self._plan_inputs if name not in self.view.fills}
+        for name, tensor in bound.items():
+            self._check_range(name, tensor.shape)
+        sizes = {
+            letter: size
+            for name, tensor in bound.items()
+            for letter, size in zip(self._record.inputs[name], tensor.shape, strict=True)
+        }
+        return bound | {name: self._fill(name, sizes) for name in self.view.fills}
+
+    def _check_range(self, name: str, shape: Shape) -> None:
+        axes = self.inputs[self._feed(name)].shape
+        for axis, size, low, high in zip(axes, shape, *self._ranges[name], strict=True):
+            if not low <= size <= high:
+                option = OPTIONS.get(str(axis), "--max_voxels")
+                raise EngineError(
+                    f"{self.name}: {self._feed(name)!r} is {list(shape)}, but this engine was built for {low} to "
+                    f"{high} along {axis}. Crop the scene, or build the engines again with a larger {option}."
+                )
+
+    def _fill(self, name: str, sizes: Mapping[str, int]) -> Tensor:
+        """A constant input in the sizes of the others, along axes of its own in its smallest. It is made once."""
+        axes, smallest = self._record.inputs[name], self._ranges[name][0]
+        shape = tuple(sizes.get(axis, low) for axis, low in zip(axes, smallest, strict=True))
+        if (name, shape) not in self._filled:
+            dtype, value = compat.dtype_name(self._engine.get_tensor_dtype(name)), self.view.fills[name]
+            tensor = self._backend.upload(np.full(shape, value, dtype)) if value else self._backend.zeros(shape, dtype)
+            self._filled[name, shape] = tensor
+        return self._filled[name, shape]
+
+    def _context(self, bound: Mapping[str, Tensor]) -> Any:
+        """A context with the shapes of the inputs and the scratch memory as it is now."""
+        shapes = tuple(bound[name].shape for name in self._plan_inputs)
+        key = shapes if self.view.keeps_contexts else None
+        scratch = self._backend.scratch
+        if key not in self._contexts:
+            self._contexts[key] = self._new_context(), 0
+        context, address = self._contexts[key]
+        if address != scratch.address:
+            compat.set_scratch(context, scratch.address, scratch.bytes)
+            self._contexts[key] = context, scratch.address
+        for name, shape in zip(self._plan_inputs, shapes, strict=True):
+            if not context.set_input_shape(name, shape):
+                raise EngineError(f"{self.name}: TensorRT refuses {list(shape)} for {name!r}{self._said()}.")
+        return context
+
+    def _new_context(self) -> Any:
+        context = compat.create_context(self._engine)
+        if context is None or not context.set_optimization_profile_async(self._profile, self._backend.stream):
+            raise EngineError(f"{self.name}: TensorRT made no context{self._said()}.")
+        return context
+
+    def _output_shape(self, context: Any, name: str) -> Shape:
+        shape = tuple(context.get_tensor_shape(name))
+        return (shape[0], 1, *shape[1:]) if len(shape) < len(self.outputs[name].shape) else shape
+
+    def _fresh(self, name: str, shape: Shape) -> DeviceTensor:
+        return self._backend.empty(shape, self.outputs[name].dtype)
+
+    def _said(self) -> str:
+        return self._backend.messages.last()
