@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
+from export.passes.stack_cache import stack_cache
 from runtime.arrays import Array
 from runtime.bundle import Bundle
 from runtime.decode import Sampling, TokenChooser
@@ -65,11 +69,19 @@ def within(bundle: Bundle, capacity: int | None) -> Bundle:
     return Bundle(bundle.folder, dataclasses.replace(bundle.manifest, cache=cache))
 
 
-def stacked(bundle: Bundle) -> Bundle:
-    """The bundle with the graphs that take the cache of all layers as one tensor."""
-    graphs = bundle.manifest.graphs
-    swapped = {**graphs, **{name: graphs[f"{name}.stacked"] for name in ("prefill", "decode")}}
-    return Bundle(bundle.folder, dataclasses.replace(bundle.manifest, graphs=swapped))
+@pytest.fixture(scope="module")
+def stacked(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Bundle], Bundle]:
+    """A copy of a bundle whose graphs take the cache of all layers as one tensor."""
+
+    def convert(bundle: Bundle) -> Bundle:
+        folder = Path(shutil.copytree(bundle.folder, tmp_path_factory.mktemp("stacked") / "bundle"))
+        for name in ("prefill", "decode"):
+            model = onnx.load(bundle.graph(name), load_external_data=False)
+            stack_cache(model, bundle.manifest.language_model)
+            onnx.save(model, folder / bundle.manifest.graphs[name])
+        return Bundle(folder, bundle.manifest)
+
+    return convert
 
 
 def load(bundle: Bundle, backend: Backend | None = None) -> Pipeline:
@@ -158,7 +170,9 @@ def test_a_sequence_that_ended_with_its_first_token_takes_no_rows(exported: Expo
 
 @pytest.mark.parametrize("room_left", [0, 1, CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 1])
 @pytest.mark.parametrize("layers", ["by layer", "stacked"])
-def test_the_cache_is_filled_to_its_last_row(exported: Export, layers: str, room_left: int) -> None:
+def test_the_cache_is_filled_to_its_last_row(
+    exported: Export, stacked: Callable[[Bundle], Bundle], layers: str, room_left: int
+) -> None:
     bundle = exported("qwen", "3D_RoPE", "3D_only").bundle
     (length,) = say(load(bundle), limit=1).lengths
     bundle = within(stacked(bundle) if layers == "stacked" else bundle, length + room_left)
@@ -182,7 +196,9 @@ def test_the_others_go_on_when_the_longest_has_ended(exported: Export) -> None:
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_stacked_graphs_give_the_tokens_of_graphs_by_layer(exported: Export, family: str) -> None:
+def test_stacked_graphs_give_the_tokens_of_graphs_by_layer(
+    exported: Export, stacked: Callable[[Bundle], Bundle], family: str
+) -> None:
     """Over the border of the first prefix, whose size doubles where that of caches by layer grows by 64."""
     bundle = exported(family, "3D_RoPE", "3D_with_1D").bundle
     by_layer, one = say(load(bundle), 2, limit=260), both(stacked(bundle), 2, limit=260)[0]

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.bundle import Bundle
 from runtime.engines.cuda.gpu import Gpu
-from runtime.engines.plans import GRAPH_FILES, find_plans
+from runtime.engines.plans import SOURCES, find_plans
 from runtime.engines.record import EngineRecord, PlanRecord, engine_folder
 from runtime.errors import EngineError
 
@@ -33,7 +33,7 @@ class Shop:
         usual = engine_folder(self.bundle.folder, record.gpu, record.tensorrt, record.precision)
         folder = usual if name is None else usual.with_name(name)
         folder.mkdir(parents=True)
-        for graph in GRAPH_FILES:
+        for graph in SOURCES:
             (folder / f"{graph}.plan").write_bytes(content(graph))
         record.write(folder)
         return folder
@@ -42,17 +42,17 @@ class Shop:
         return EngineRecord(
             schema=1, created_by="tests", tensorrt=TENSORRT, cuda=gpu.cuda, driver=gpu.driver, gpu=gpu.name,
             compute_capability=gpu.compute_capability, precision="fp32", strongly_typed=True, opt_level=3,
-            version_compatible=False, hardware_compatible=False, plans={name: self.plan(name) for name in GRAPH_FILES},
+            version_compatible=False, hardware_compatible=False, plans={name: self.plan(name) for name in SOURCES},
         )  # fmt: skip
 
     def plan(self, graph: str) -> PlanRecord:
         manifest = self.bundle.manifest
-        source, weights = manifest.graphs[GRAPH_FILES[graph]], manifest.weights[graph]
+        source, weights = manifest.graphs[SOURCES[graph]], manifest.weights[SOURCES[graph]]
         return PlanRecord(
             source=source, source_sha256=manifest.files[source].sha256,
             weights_sha256=manifest.files[weights].sha256, plan=f"{graph}.plan", bytes=len(content(graph)),
             sha256=hashlib.sha256(content(graph)).hexdigest(), inputs={"input_ids": ("B", "T")},
-            profile={"B": (1, 1, 1)}, seconds=1.5, warm=False, layers=3, reformats=0, warnings=(),
+            profiles={graph: {"B": (1, 1, 1)}}, seconds=1.5, warm=False, layers=3, reformats=0, warnings=(),
         )  # fmt: skip
 
     def refusal(self, gpu: Gpu = HERE, tensorrt: str = TENSORRT) -> str:

@@ -46,7 +46,7 @@ def test_engines_of_another_place(shop: Shop, gpu: Gpu, changes: dict[str, objec
     )
 
 
-@pytest.mark.parametrize("graph", ["encoder", "decode"])
+@pytest.mark.parametrize("graph", ["encoder", "language_model"])
 @pytest.mark.parametrize("field", ["source_sha256", "weights_sha256"])
 def test_engines_of_an_earlier_export(shop: Shop, graph: str, field: str) -> None:
     plans = shop.record(HERE).plans
@@ -58,12 +58,12 @@ def test_engines_of_an_earlier_export(shop: Shop, graph: str, field: str) -> Non
 
 def test_a_graph_without_plan_and_a_bundle_without_stacked_graphs(shop: Shop) -> None:
     plans = shop.record(HERE).plans
-    folder = shop.build(plans={graph: plans[graph] for graph in ("encoder", "decode")})
-    assert f"{folder.name}: the plan of prefill is missing. " in shop.refusal()
+    folder = shop.build(plans={"encoder": plans["encoder"]})
+    assert f"{folder.name}: the plan of language_model is missing. " in shop.refusal()
     graphs = {name: file for name, file in shop.bundle.manifest.graphs.items() if "stacked" not in name}
     old = Shop(dataclasses.replace(shop.bundle, manifest=dataclasses.replace(shop.bundle.manifest, graphs=graphs)))
     full = shop.build(name="b-whole")
-    assert f"{full.name}: the bundle was exported anew since prefill was built" in old.refusal()
+    assert f"{full.name}: the bundle was exported anew since language_model was built" in old.refusal()
 
 
 def test_all_reasons_are_told(shop: Shop) -> None:
@@ -152,25 +152,27 @@ def test_a_damaged_record_does_not_hide_engines_that_fit(shop: Shop) -> None:
 def test_a_plan_lies_beside_its_record(shop: Shop, file: str) -> None:
     folder = shop.build()
     facts = json.loads((folder / "engine.json").read_text())
-    facts["plans"]["decode"]["plan"] = file
+    facts["plans"]["language_model"]["plan"] = file
     (folder / "engine.json").write_text(json.dumps(facts))
-    with pytest.raises(EngineError, match=rf"the plan of decode is '{file}', but decode\.plan lies beside the record"):
+    with pytest.raises(
+        EngineError, match=rf"the plan of language_model is '{file}', but language_model\.plan lies beside the record"
+    ):
         find_plans(shop.bundle, HERE, TENSORRT)
 
 
 def test_a_plan_that_is_missing_short_or_altered(shop: Shop) -> None:
     folder = shop.build()
-    plans, path = find_plans(shop.bundle, HERE, TENSORRT), folder / "decode.plan"
-    path.write_bytes(content("decode")[:-1] + b"!")
-    assert plans.check("decode", verify=False) == path
+    plans, path = find_plans(shop.bundle, HERE, TENSORRT), folder / "encoder.plan"
+    path.write_bytes(content("encoder")[:-1] + b"!")
+    assert plans.check("encoder", verify=False) == path
     with pytest.raises(EngineError) as altered:
-        plans.check("decode", verify=True)
+        plans.check("encoder", verify=True)
     assert str(altered.value) == f"{path}: its SHA-256 is not the recorded one; it was altered. {rebuild(shop.bundle)}"
     os.truncate(path, 5)
     with pytest.raises(EngineError) as short:
-        plans.check("decode", verify=False)
-    assert str(short.value) == (f"{path}: has 5 bytes, but its record says 18. Copy it again. {rebuild(shop.bundle)}")
+        plans.check("encoder", verify=False)
+    assert str(short.value) == (f"{path}: has 5 bytes, but its record says 19. Copy it again. {rebuild(shop.bundle)}")
     path.unlink()
     with pytest.raises(EngineError) as missing:
-        plans.check("decode", verify=False)
+        plans.check("encoder", verify=False)
     assert str(missing.value) == f"{path}: missing, but the record beside it lists it. {rebuild(shop.bundle)}"
