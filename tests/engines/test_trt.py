@@ -143,6 +143,8 @@ def test_a_stop_token_drops_the_steps_behind_it(here: Place, monkeypatch: pytest
         assert (stopped.tokens, stopped.stopped_by) == (free[: at + 1], "stop token")
         (again,) = run(pipeline)
         assert again.tokens == stopped.tokens, "surplus steps left nothing behind"
+        counts = here.gpu.device.counts
+        assert counts["cudaEventDestroy"] == counts["cudaEventCreateWithFlags"], "nor did the marks nobody waited for"
 
 
 def test_two_threads_on_one_pipeline(here: Place) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from cuda.bindings import runtime as cudart
@@ -22,6 +23,19 @@ PARTS = 48  # blocks that share the logits of one sequence
 BEST_BYTES, TICKET_BYTES = 8, 4  # struct Best and a counter
 
 
+class Mark:
+    """An event; calling it waits. It goes when nobody will wait any more, as for steps that were surplus."""
+
+    def __init__(self, event: Any) -> None:
+        self.event = event
+
+    def __call__(self) -> None:
+        call(cudart.cudaEventSynchronize, self.event)
+
+    def __del__(self) -> None:
+        cudart.cudaEventDestroy(self.event)
+
+
 class PinnedRing:
     """The ring in pinned memory, which the GPU writes directly."""
 
@@ -35,15 +49,10 @@ class PinnedRing:
     def slots(self) -> int:
         return len(self._array)
 
-    def mark(self) -> Callable[[], None]:
-        event = call(cudart.cudaEventCreate)
-        call(cudart.cudaEventRecord, event, self._stream)
-
-        def wait() -> None:
-            call(cudart.cudaEventSynchronize, event)
-            call(cudart.cudaEventDestroy, event)
-
-        return wait
+    def mark(self) -> Mark:
+        mark = Mark(call(cudart.cudaEventCreate))
+        call(cudart.cudaEventRecord, mark.event, self._stream)
+        return mark
 
     def read(self, slot: int) -> Array:
         tokens: Array = self._array[slot].copy()
