@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,8 @@ class Place:
         return device.bytes_allocated(0), device.bytes_allocated(1), device.bytes_allocated(None)
 
 
+MODEL = "language_model"  # the plan of prefill and decode, as faults name it
+Make = Callable[..., Place]
 Built = dict[tuple[str, str], Path]
 Start = Callable[..., FakeGpu]
 
@@ -77,3 +80,21 @@ def run(pipeline: Pipeline, clouds: list[PointCloud] | None = None, tokens: int 
 
 def tokens_of(results: list[Result]) -> list[tuple[int, ...]]:
     return [result.tokens for result in results]
+
+
+def plain(place: Place) -> Pipeline:
+    return Pipeline.load(place.folder, backend="onnxruntime", threads=1)
+
+
+class Spent:
+    """What was asked of the device since it was made."""
+
+    def __init__(self, place: Place) -> None:
+        self._counts = place.gpu.device.counts
+        self._before = Counter(self._counts)
+
+    def __getitem__(self, name: str) -> int:
+        return int(self._counts[name] - self._before[name])
+
+    def all(self) -> dict[str, int]:
+        return {name: self[name] for name in self._counts if self[name]}

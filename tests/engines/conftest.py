@@ -42,3 +42,9 @@ def place(
         return open_place(fake_gpu, built, exported, tmp_path_factory.mktemp("built"), version, mode)
 
     return make
+
+
+@pytest.fixture
+def here(place: Callable[..., Place]) -> Place:
+    """TensorRT 10, for tests that one version serves."""
+    return place("10.16.1")
