@@ -22,7 +22,7 @@ EPILOG = """\
 examples:
   python -m export.build --bundle bundle
   python -m export.build --bundle bundle --max_voxels 30000 --max_length 4096
-  python -m export.build --bundle bundle --graphs decode --opt_level 5
+  python -m export.build --bundle bundle --graphs language_model --opt_level 5
 
 then:
   python run_engine.py --bundle bundle --backend tensorrt --point_cloud scene.ply --output scene.txt

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from export.engines.job import Job, Outcome
+from export.engines.messages import messages, one_line
 from export.engines.progress import Bars
 from runtime.errors import EngineError
 from runtime.files import cache_folder
@@ -113,9 +114,8 @@ def _judge(child: _Child, outcome: Outcome, code: int) -> None:
 
 def last_errors(log: str, count: int = 2) -> str:
     """The last errors in a log, or its last line where none is marked as one."""
-    lines = [" ".join(line.split()) for line in log.splitlines() if line.strip()]
-    errors = [line.partition("ERROR: ")[2] for line in lines if "ERROR: " in line]
-    return "; ".join((errors or lines[-1:])[-count:])[:1000].rstrip(".")
+    lines = [one_line(line) for line in log.splitlines() if line.strip()]
+    return "; ".join((messages(lines).errors or lines[-1:])[-count:])[:1000]
 
 
 def _ending(code: int) -> str:

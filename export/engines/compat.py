@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import time
-from typing import Any, TextIO
+from typing import Any
 
 import tensorrt as trt
 
+from export.engines.messages import one_line
 from export.engines.phases import Phases
 
 VERSION = str(trt.__version__)
-MAX_WARNINGS, WARNING_LENGTH = 20, 300  # of those that go into the record; the log has all
 
 
 def strongly_typed() -> bool:
@@ -111,46 +110,24 @@ def watch(config: Any, phases: Phases) -> None:
     config.progress_monitor = Monitor()
 
 
-def inspect(plan: Any, log: Any, version_compatible: bool) -> str:
-    """The inspector's JSON about a serialized engine. Raises RuntimeError where it cannot be loaded."""
+def inspect(plan: Any, log: Any, version_compatible: bool) -> str | None:
+    """The inspector's JSON about a serialized engine; None where it cannot be loaded, and the log says why."""
     runtime = trt.Runtime(log)
     if version_compatible:  # such plans carry code of their own
         runtime.engine_host_code_allowed = True
     engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
-        raise RuntimeError(log.errors[-1] if log.errors else "it gives no reason")
+        return None
     return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def new_log() -> Any:
+    """TensorRT's own logger, which writes from information upwards to the standard streams.
+
+    One of ours would be called for each verbose message too, and a build has hundreds of thousands of them.
+    """
+    return trt.Logger(trt.Logger.INFO)
 
 
 def new_builder(log: Any) -> Any:
     return trt.Builder(log)
-
-
-class BuildLog(trt.ILogger):  # type: ignore[misc]
-    """Writes everything from information upwards to a file and keeps the errors and the first distinct warnings."""
-
-    def __init__(self, file: TextIO) -> None:
-        trt.ILogger.__init__(self)
-        self._file, self._started = file, time.monotonic()
-        self.errors: list[str] = []
-        self.warnings: list[str] = []
-
-    def log(self, severity: Any, msg: str) -> None:
-        """Called by TensorRT, from threads of its own too."""
-        if severity == trt.ILogger.VERBOSE:
-            return
-        kind = _KINDS.get(severity, "INFO")
-        print(f"{time.monotonic() - self._started:9.2f} s  {kind}: {msg}", file=self._file, flush=True)
-        line = one_line(msg)
-        if kind == "ERROR":
-            self.errors.append(line)
-        elif kind == "WARNING" and len(self.warnings) < MAX_WARNINGS and line[:WARNING_LENGTH] not in self.warnings:
-            self.warnings.append(line[:WARNING_LENGTH])
-
-
-_KINDS = {trt.ILogger.INTERNAL_ERROR: "ERROR", trt.ILogger.ERROR: "ERROR", trt.ILogger.WARNING: "WARNING"}
-
-
-def one_line(text: str) -> str:
-    """A message as part of a sentence of ours."""
-    return " ".join(text.split()).rstrip(".")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from export.engines import compat
 from export.engines.inspection import LayerCount, count_layers
 from export.engines.islands import WHOLE, pin_islands
 from export.engines.job import Job
+from export.engines.messages import read_messages
 from export.engines.options import default_workspace
 from export.engines.phases import Phases
 from export.engines.timing import TimingFile
@@ -23,6 +24,7 @@ from runtime.errors import EngineError
 
 Emit = Callable[..., None]  # event, facts by name
 CONSEQUENCE = "engine != nullptr"  # an error that only says that there were others
+NO_REASON = "it gives no reason"
 NO_MEMORY = re.compile(r"out ?of ?memory|insufficient (memory|workspace)|requested amount of gpu memory", re.I)
 
 
@@ -39,10 +41,13 @@ class Network:
         return {axis for axes in self.inputs.values() for axis in axes if not axis.isdigit()}
 
 
-def compile_graph(job: Job, log: Any, emit: Emit) -> None:
-    """Build, write, report; the timing cache comes last, because saving it can end the process. Raises EngineError."""
+def compile_graph(job: Job, emit: Emit) -> None:
+    """Build, write, report; the timing cache comes last, because saving it can end the process. Raises EngineError.
+
+    What TensorRT writes to this process's streams must go into the job's log: errors and warnings are read there.
+    """
     select_gpu(job.device)
-    started = time.perf_counter()
+    started, log = time.perf_counter(), compat.new_log()
     builder = compat.new_builder(log)
     emit("phase", text="reading the graph")
     network = _read(job, builder, log)
@@ -56,10 +61,10 @@ def compile_graph(job: Job, log: Any, emit: Emit) -> None:
     emit("phase", text="building")
     plan = builder.build_serialized_network(network.definition, config)
     if plan is None:
-        raise EngineError(_failure(job, log.errors))
+        raise EngineError(_failure(job, read_messages(job.log).errors))
     job.plan.write_bytes(memoryview(plan))
     warm = accepted and timing.knows(known, job.digest)
-    record = _record(job, network, plan, time.perf_counter() - started, warm, log.warnings)
+    record = _record(job, network, plan, time.perf_counter() - started, warm)
     emit("plan", record=asdict(record))
     count = _inspect(job, plan, log, emit)
     emit("plan", record=asdict(replace(record, layers=count.layers, reformats=count.reformats)))
@@ -137,7 +142,8 @@ def _inspect(job: Job, plan: Any, log: Any, emit: Emit) -> LayerCount:
     """Write the inspector's report. It is for people: without it the plan is as good."""
     emit("phase", text="looking at the engine")
     try:
-        text = compat.inspect(plan, log, job.version_compatible)
+        if (text := compat.inspect(plan, log, job.version_compatible)) is None:
+            raise ValueError([NO_REASON, *read_messages(job.log).errors][-1])
         job.inspection.write_text(text, encoding="utf-8")
         return count_layers(text)
     except (RuntimeError, ValueError) as error:
@@ -147,7 +153,7 @@ def _inspect(job: Job, plan: Any, log: Any, emit: Emit) -> LayerCount:
         return LayerCount(0, 0)
 
 
-def _record(job: Job, network: Network, plan: Any, seconds: float, warm: bool, warnings: list[str]) -> PlanRecord:
+def _record(job: Job, network: Network, plan: Any, seconds: float, warm: bool) -> PlanRecord:
     data = memoryview(plan)
     return PlanRecord(
         source=Path(job.source).name,
@@ -165,13 +171,13 @@ def _record(job: Job, network: Network, plan: Any, seconds: float, warm: bool, w
         warm=warm,
         layers=0,
         reformats=0,
-        warnings=tuple(warnings),
+        warnings=read_messages(job.log).warnings,
     )
 
 
-def _failure(job: Job, errors: list[str]) -> str:
+def _failure(job: Job, errors: Sequence[str]) -> str:
     causes = [error for error in errors if CONSEQUENCE not in error]
-    reason = causes[-1] if causes else "it gives no reason"
+    reason = [NO_REASON, *causes][-1]
     if any(map(NO_MEMORY.search, errors)):
         return (
             f"{job.graph}: the GPU's memory does not suffice to build the engine ({reason}). Build with smaller "

@@ -39,10 +39,9 @@ def main() -> None:
 
 
 def _compile(job: Job, emit: Callable[..., None]) -> None:
-    from export.engines.compat import BuildLog  # here, so that a library that does not load is an event too
-    from export.engines.compile import compile_graph
+    from export.engines.compile import compile_graph  # here, so that a library that does not load is an event too
 
-    compile_graph(job, BuildLog(sys.stderr), emit)
+    compile_graph(job, emit)
 
 
 def _emitter(file: TextIO) -> Callable[..., None]:

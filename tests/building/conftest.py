@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -118,3 +119,24 @@ def resigned(folder: Path, path: Path) -> None:
     manifest = Manifest.read(folder)
     record = FileRecord(bytes=path.stat().st_size, sha256=file_digest(path))
     replace(manifest, files=manifest.files | {path.name: record}).write(folder)
+
+
+def wait_for(mark: Path) -> str:
+    for _ in range(400):
+        if mark.exists() and (text := mark.read_text()):
+            return text
+        time.sleep(0.05)
+    raise AssertionError("the build never began")
+
+
+def gone(child: int) -> bool:
+    """Whether a process has ended, within two seconds. A zombie that nobody waits for has ended."""
+    for _ in range(40):
+        try:
+            os.kill(child, 0)
+            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
+                return True
+        except OSError:
+            return True
+        time.sleep(0.05)
+    return False

@@ -13,8 +13,7 @@ import pytest
 
 from runtime.bundle import Bundle
 from tests.blocked import ROOT
-from tests.building.conftest import VERSIONS, Bench
-from tests.building.test_failures import wait_for
+from tests.building.conftest import VERSIONS, Bench, wait_for
 
 HEAVY = "without:torch,onnx,transformers,safetensors,huggingface_hub,tensorrt,cuda,onnxruntime"
 
@@ -41,8 +40,9 @@ def test_a_bundle_with_engines(export: Export, tmp_path: Path, version: str) -> 
     out, err = (process := export("--engine", "tensorrt", "--max_voxels", 9000, version=version)).communicate()
     assert process.returncode == 0, err
     record = Bench(tmp_path / "bundle", tmp_path).record(version)
-    assert record.plans["encoder"].profile["N0"][2] == 9000
-    assert record.plans["decode"].profile["M"][2] == Bundle.open(tmp_path / "bundle").manifest.cache.capacity
+    assert record.plans["encoder"].profiles["encoder"]["N0"][2] == 9000
+    capacity = Bundle.open(tmp_path / "bundle").manifest.cache.capacity
+    assert record.plans["language_model"].profiles["decode"]["M"][2] == capacity
     assert out.count("Next: ") == 1
     assert out.rstrip().splitlines()[-1].startswith(f"Next: python run_engine.py --bundle {tmp_path}/bundle --backend")
 
@@ -53,7 +53,7 @@ def test_one_line_of_json(export: Export, tmp_path: Path) -> None:
     facts = json.loads(out)
     assert facts["bundle"] == str(tmp_path / "bundle")
     assert facts["notes"] == ["[Config] VLM_PE = None (default)"]
-    assert set(facts["engines"]["graphs"]) == {"encoder", "prefill", "decode"}
+    assert set(facts["engines"]["graphs"]) == {"encoder", "language_model"}
 
 
 @pytest.mark.parametrize(
@@ -79,10 +79,10 @@ def test_refused_before_anything_is_written(
 
 
 def test_a_failing_build_leaves_the_bundle(export: Export, tmp_path: Path) -> None:
-    process = export("--quiet", "--engine", "tensorrt", FAKE_GPU_FAULTS="build:prefill")
+    process = export("--quiet", "--engine", "tensorrt", FAKE_GPU_FAULTS="build:language_model")
     _, err = process.communicate()
     assert process.returncode == 2
-    assert "prefill: TensorRT 8.6.0 could not build the engine" in err
+    assert "language_model: TensorRT 8.6.0 could not build the engine" in err
     assert "(The bundle stands; only its engines are missing.)" in err
     assert not (tmp_path / "bundle" / "engines").exists()
     Bundle.open(tmp_path / "bundle")

@@ -13,12 +13,14 @@ from runtime.bundle import PAST, Bundle
 from runtime.engines.record import EngineRecord
 from tests.building.conftest import VERSIONS, Bench
 
-GRAPHS = ["encoder", "prefill", "decode"]
+GRAPHS = ["encoder", "language_model"]
+WARNED = {"TROUBLE": "messages", "TROUBLE_GRAPH": "language_model"}
+NORM_LAYERS = 25  # two layers, so five norms, of Pow, ReduceMean, Add, Sqrt, Div
 FILES = {f"{graph}.{ending}" for graph in GRAPHS for ending in ("plan", "inspector.json", "log")} | {"engine.json"}
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_three_plans_and_their_record(bench: Bench, version: str) -> None:
+def test_two_plans_and_their_record(bench: Bench, version: str) -> None:
     ran = bench(version=version)
     assert ran.returncode == 0, ran.stderr
     folder = bench.bundle / "engines" / f"nvidia-fake-9000-trt{version}-fp16"
@@ -41,11 +43,14 @@ def test_three_plans_and_their_record(bench: Bench, version: str) -> None:
         assert plan.layers > 0 and plan.seconds >= 0 and not plan.warm
     spec = manifest.language_model
     axes = ("M", "B", str(2 * spec.layers * spec.kv_heads), str(spec.head_dim))
-    assert record.plans["decode"].inputs[PAST] == axes
-    assert record.plans["decode"].profile == {"B": (1, 1, 1), "M": (512, 1024, 1024), "T": (1, 1, 1)}
-    assert record.plans["prefill"].profile == {"B": (1, 1, 1), "S": (1, 800, 1024)}
+    assert list(record.plans) == GRAPHS
+    assert record.plans["language_model"].inputs[PAST] == axes
+    profiles = record.plans["language_model"].profiles
+    assert list(profiles) == ["prefill", "decode"], "the order is their number in the plan"
+    assert profiles["prefill"] == {"B": (1, 1, 1), "M": (1, 1, 1), "T": (1, 800, 1024)}
+    assert profiles["decode"] == {"B": (1, 1, 1), "M": (512, 1024, 1024), "T": (1, 1, 1)}
     assert f"Engines {folder}: TensorRT {version}, NVIDIA Fake 9000, fp16." in ran.stdout
-    assert "graph    seconds  timing  plan MB  layers  reformats\nencoder" in ran.stdout
+    assert "graph           seconds  timing  plan MB  layers  reformats\nencoder " in ran.stdout
     assert f"Next: python run_engine.py --bundle {bench.bundle} --backend tensorrt" in ran.stdout
 
 
@@ -55,17 +60,21 @@ def test_settings_by_version(bench: Bench, version: str) -> None:
     bench.facts(version=version)
     fp16 = bench.record(version).precision == "fp16"
     for graph in GRAPHS:
-        facts = bench.plan_facts(graph, version)
-        chosen = version == "8.6.0" and fp16
+        facts, plan = bench.plan_facts(graph, version), bench.record(version).plans[graph]
+        chosen = version == "8.6.0" and fp16 and graph == "language_model"
         assert sorted(facts["flags"]) == (["FP16", "PREFER_PRECISION_CONSTRAINTS"] if chosen else [])
-        assert (facts["pinned"] > 0) == chosen
+        assert facts["pinned"] == (NORM_LAYERS if chosen else 0)
+        assert facts["preview"] == ([] if version == "11.4.0" else ["PROFILE_SHARING_0806"])
         assert facts["reformats"] == [], "every input and output is linear"
         assert facts["verbosity"] == "DETAILED"
         assert (facts["opt_level"], facts["hardware_compatible"]) == (3, "NONE")
-        [profile] = facts["profiles"]
-        assert profile.keys() == bench.record(version).plans[graph].inputs.keys()
-    heads = profile[PAST][0][2:]
-    assert profile[PAST] == [[512, 1, *heads], [1024, 1, *heads], [1024, 1, *heads]]
+        assert len(facts["profiles"]) == len(plan.profiles)
+        assert all(profile.keys() == plan.inputs.keys() for profile in facts["profiles"])
+    prefill, decode = facts["profiles"]
+    heads = decode[PAST][0][2:]
+    assert prefill[PAST] == [[1, 1, *heads]] * 3
+    assert decode[PAST] == [[512, 1, *heads], [1024, 1, *heads], [1024, 1, *heads]]
+    assert (prefill["input_ids"], decode["input_ids"]) == ([[1, 1], [1, 800], [1, 1024]], [[1, 1]] * 3)
 
 
 def test_bf16_needs_strong_types(bench: Bench, made: object) -> None:
@@ -87,21 +96,26 @@ def test_options_reach_the_builder(bench: Bench, version: str) -> None:
     facts, record = bench.plan_facts("encoder", version), bench.record(version)
     assert (facts["opt_level"], facts["hardware_compatible"], facts["version_compatible"]) == (5, "AMPERE_PLUS", True)
     assert (record.opt_level, record.hardware_compatible, record.version_compatible) == (5, True, True)
-    profile = record.plans["encoder"].profile | record.plans["decode"].profile | record.plans["prefill"].profile
-    assert profile["B"] == (1, 1, 3)
-    assert profile["N0"] == (1, 3334, 5000)
-    assert profile["P"][2] == 300
-    assert profile["M"] == (512, 700, 700)
-    assert profile["S"] == (1, 700, 700)
+    encoder = record.plans["encoder"].profiles["encoder"]
+    assert encoder["N0"] == (1, 3334, 5000)
+    assert encoder["P"][2] == 300
+    prefill, decode = record.plans["language_model"].profiles.values()
+    assert prefill == {"B": (1, 1, 3), "M": (1, 1, 1), "T": (1, 700, 700)}
+    assert decode == {"B": (1, 1, 3), "M": (512, 700, 700), "T": (1, 1, 1)}
     assert cache.is_file()
 
 
 def test_islands_are_chosen(bench: Bench) -> None:
     pinned = {}
-    for islands in (["norm", "softmax", "elementwise", "matmul"], ["softmax"], []):
+    for islands in (["norm", "softmax", "elementwise"], ["softmax"], []):
         bench.facts("--islands", *islands)
-        pinned[len(islands)] = {graph: bench.plan_facts(graph)["pinned"] for graph in GRAPHS}
-    assert all(0 == pinned[0][graph] < pinned[1][graph] < pinned[4][graph] for graph in GRAPHS)
+        told = {graph: bench.plan_facts(graph) for graph in GRAPHS}
+        assert all(sorted(facts["flags"]) == ["FP16", "PREFER_PRECISION_CONSTRAINTS"] for facts in told.values())
+        pinned[len(islands)] = {graph: facts["pinned"] for graph, facts in told.items()}
+    assert all(0 == pinned[0][graph] < pinned[1][graph] < pinned[3][graph] for graph in GRAPHS)
+    bench.facts("--islands", "norm", "all")
+    told = {graph: bench.plan_facts(graph) for graph in GRAPHS}
+    assert not [graph for graph in GRAPHS if told[graph]["flags"] or told[graph]["pinned"]], "float32 as a whole"
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -112,21 +126,21 @@ def test_cold_then_warm(bench: Bench, version: str) -> None:
         facts = bench.facts(*arguments, version=version)
         return [graph["warm"] for graph in facts["graphs"].values()]
 
-    assert warm() == [False, False, False]
-    assert warm() == [True, True, True]
-    assert warm("--max_length", 600) == [True, False, False], "the encoder knows no length"
-    assert warm("--max_length", 600) == [True, True, True]
+    assert warm() == [False, False]
+    assert warm() == [True, True]
+    assert warm("--max_length", 600) == [True, False], "the encoder knows no length"
+    assert warm("--max_length", 600) == [True, True]
     [cache] = (bench.cache / "spatiallm-export").glob("*.cache")
     assert cache.name == f"timing-nvidia-fake-9000-trt{version}.cache"
-    assert len(json.loads(cache.read_bytes())["known"]) == 5
+    assert len(json.loads(cache.read_bytes())["known"]) == 3
     cache.unlink()
-    assert warm() == [False, False, False]
+    assert warm() == [False, False]
 
 
 def test_jobs_at_the_same_time_share_one_cache(bench: Bench) -> None:
     bench.facts("--jobs", 3)
     [cache] = (bench.cache / "spatiallm-export").glob("*.cache")
-    assert len(json.loads(cache.read_bytes())["known"]) == 3
+    assert len(json.loads(cache.read_bytes())["known"]) == 2
     assert all(plan.warm for plan in (bench.facts(), bench.record())[1].plans.values())
 
 
@@ -143,15 +157,29 @@ def test_a_foreign_timing_cache_is_left_alone(bench: Bench, tmp_path: Path) -> N
 def test_progress_with_time_left_where_tensorrt_tells_it(bench: Bench) -> None:
     for version, percent in (("8.6.0", False), ("11.4.0", True)):
         ran = bench(version=version)
-        assert "Building decode" in ran.stderr
+        assert "Building language_model" in ran.stderr
         assert ("100%" in ran.stderr and "left" in ran.stderr) == percent
         assert bench("--quiet", version=version).stderr == ""
 
 
 def test_a_library_that_prints_disturbs_nothing(bench: Bench) -> None:
-    facts = bench.facts(TROUBLE="print", TROUBLE_GRAPH="decode")
-    assert facts["graphs"]["decode"]["bytes"] > 1000
-    assert "noise of a library" in (bench.folder() / "decode.log").read_text()
+    facts = bench.facts(TROUBLE="print", TROUBLE_GRAPH="language_model")
+    assert facts["graphs"]["language_model"]["bytes"] > 1000
+    assert "noise of a library" in (bench.folder() / "language_model.log").read_text()
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_tensorrt_writes_the_log_itself(bench: Bench, version: str) -> None:
+    """Python code is called for no message: of verbose ones a build has hundreds of thousands."""
+    bench.facts(version=version, **WARNED)
+    log = (bench.folder(version) / "language_model.log").read_text()
+    assert "[TRT] [I] Total Host Persistent Memory" in log
+    assert "[TRT] [W] a warning twice" in log
+    assert "verbose" not in log
+    warnings = bench.record(version).plans["language_model"].warnings
+    assert warnings[-2:] == ("a warning twice", "another")
+    assert "another" not in bench.record(version).plans["encoder"].warnings
+    assert f"{len(warnings)} for language_model); they are in" in bench(version=version, **WARNED).stdout
 
 
 @pytest.mark.parametrize("version", VERSIONS)

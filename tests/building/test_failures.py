@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,8 +12,8 @@ import pytest
 from export.bundle import ExportOptions, write_bundle
 from export.checkpoint import open_checkpoint
 from export.quantization.options import quantization_spec
-from tests.building.conftest import VERSIONS, Bench, contents, resigned
-from tests.passes.test_stack_cache import without_stacked_graphs
+from tests.building.conftest import VERSIONS, Bench, contents, gone, resigned, wait_for
+from tests.passes.test_stack_cache import without_stacked_graph
 
 
 @pytest.mark.parametrize("built_before", [False, True])
@@ -22,15 +21,18 @@ from tests.passes.test_stack_cache import without_stacked_graphs
     ("trouble", "sentence"),
     [
         (
-            {"FAKE_GPU_FAULTS": "parse:decode"},
-            r"decode.stacked.onnx: TensorRT 8.6.0 cannot read the graph: This version",
+            {"FAKE_GPU_FAULTS": "parse:language_model"},
+            "language_model.stacked.onnx: TensorRT 8.6.0 cannot read the graph: This version",
         ),
-        ({"FAKE_GPU_FAULTS": "build:decode"}, r"decode: TensorRT 8.6.0 could not build the engine: Could not find any"),
-        ({"TROUBLE": "abort"}, "decode: the process that builds the engine was ended by SIGABRT; it said: "),
-        ({"TROUBLE": "exit"}, "decode: the process that builds the engine ended with code 3"),
+        (
+            {"FAKE_GPU_FAULTS": "build:language_model"},
+            "language_model: TensorRT 8.6.0 could not build the engine: Could not find any",
+        ),
+        ({"TROUBLE": "abort"}, "language_model: the process that builds the engine was ended by SIGABRT; it said: "),
+        ({"TROUBLE": "exit"}, "language_model: the process that builds the engine ended with code 3"),
         (
             {"TROUBLE": "memory"},
-            "decode: the GPU's memory does not suffice to build the engine ([engine.cpp] Error Code 2: ",
+            "language_model: the GPU's memory does not suffice to build the engine ([engine.cpp] Error Code 2: ",
         ),
     ],
     ids=["parse", "build", "abort", "exit", "memory"],
@@ -41,11 +43,11 @@ def test_a_failure_leaves_what_was_there(
     if built_before:
         bench.facts()
     before = contents(bench.bundle)
-    said = bench.refused("--opt_level", 2, TROUBLE_GRAPH="decode", **trouble)
+    said = bench.refused("--opt_level", 2, TROUBLE_GRAPH="language_model", **trouble)
     assert sentence in said
     assert contents(bench.bundle) == before
     log = Path(said.partition("Its log: ")[2])
-    assert log == bench.cache / "spatiallm-export" / "logs" / "nvidia-fake-9000-trt8.6.0-fp16-decode.log"
+    assert log == bench.cache / "spatiallm-export" / "logs" / "nvidia-fake-9000-trt8.6.0-fp16-language_model.log"
     assert log.is_file(), "what TensorRT said can be read afterwards"
     if "memory" in trouble.values():
         assert "Assertion engine" not in said, "the cause, not what followed from it"
@@ -56,7 +58,7 @@ def test_a_failure_leaves_what_was_there(
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_parse_error_names_the_node(bench: Bench, version: str) -> None:
-    path = bench.bundle / "prefill.stacked.onnx"
+    path = bench.bundle / "language_model.stacked.onnx"
     damaged = path.read_bytes().replace(b"Softmax", b"Softmin")
     path.write_bytes(damaged)
     said = bench.refused(version=version)
@@ -72,7 +74,7 @@ def test_a_parse_error_names_the_node(bench: Bench, version: str) -> None:
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_an_interrupt_leaves_nothing(bench: Bench, tmp_path: Path, end: signal.Signals, jobs: int) -> None:
     mark, before = tmp_path / "mark", contents(bench.bundle)
-    process = bench.start("--jobs", jobs, "-q", TROUBLE="sleep", TROUBLE_GRAPH="prefill", TROUBLE_MARK=str(mark))
+    process = bench.start("--jobs", jobs, "-q", TROUBLE="sleep", TROUBLE_GRAPH="language_model", TROUBLE_MARK=str(mark))
     child = int(wait_for(mark))
     assert contents(bench.bundle) != before, "it is being written, beside the place where it will stand"
     process.send_signal(end)
@@ -93,52 +95,33 @@ def test_a_child_does_not_outlive_its_parent(bench: Bench, tmp_path: Path) -> No
     assert gone(child)
 
 
-def wait_for(mark: Path) -> str:
-    for _ in range(400):
-        if mark.exists() and (text := mark.read_text()):
-            return text
-        time.sleep(0.05)
-    raise AssertionError("the build never began")
-
-
-def gone(child: int) -> bool:
-    """Whether a process has ended, within two seconds. A zombie that nobody waits for has ended."""
-    for _ in range(40):
-        try:
-            os.kill(child, 0)
-            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                return True
-        except OSError:
-            return True
-        time.sleep(0.05)
-    return False
-
-
 def test_an_abort_over_the_timing_cache_costs_only_the_cache(bench: Bench) -> None:
     facts = bench.facts(FAKE_GPU_FAULTS="timing_cache")
     reason = "the process was ended by SIGABRT; an incomplete cuDNN is a known cause"
-    note = f"decode: the engine is whole, but the timing cache could not be saved ({reason}). The next build will take"
+    note = f"language_model: the engine is whole, but the timing cache could not be saved ({reason}). The next"
     assert sum(each.startswith(note) for each in facts["notes"]) == 1
     assert not list((bench.cache / "spatiallm-export").glob("*.cache"))
-    assert not bench.record().plans["decode"].warm
-    assert bench.record().plans["decode"].layers > 0
+    assert not bench.record().plans["language_model"].warm
+    assert bench.record().plans["language_model"].layers > 0
     again = bench.facts()
-    assert [graph["warm"] for graph in again["graphs"].values()] == [False] * 3
+    assert [graph["warm"] for graph in again["graphs"].values()] == [False] * 2
     assert not [note for note in again["notes"] if "timing" in note]
 
 
 def test_a_report_that_cannot_be_read_costs_only_the_report(bench: Bench) -> None:
     facts = bench.facts(FAKE_GPU_FAULTS="deserialize:encoder")
-    assert [graph["layers"] > 0 for graph in facts["graphs"].values()] == [False, True, True]
+    assert [graph["layers"] > 0 for graph in facts["graphs"].values()] == [False, True]
     assert any("encoder: the inspector's report cannot be read" in note for note in facts["notes"])
 
 
 def test_bundles_without_graphs_for_tensorrt(
     bench: Bench, tiny_checkpoint: Callable[..., Path], tmp_path: Path
 ) -> None:
-    without_stacked_graphs(bench.bundle)
+    without_stacked_graph(bench.bundle)
     said = bench.refused()
-    assert "the bundle has no graph 'prefill.stacked', for it was exported before engines could be built." in said
+    assert (
+        "the bundle has no graph 'language_model.stacked', for it was exported before engines could be built." in said
+    )
     assert f" --output {bench.bundle}" in said.partition("Export it again: python export_model.py --model ")[2]
     options = ExportOptions(quantization=quantization_spec("int8"))
     write_bundle(open_checkpoint(tiny_checkpoint("qwen")), tmp_path / "int8", options)
@@ -164,8 +147,8 @@ def test_bundles_without_graphs_for_tensorrt(
         (["--opt_level", 6], {}, "--opt_level is 6, but 0 to 5 were expected."),
         (["--workspace", "nan"], {}, "--workspace is nan, but a size in GB above 0 was expected."),
         (["--jobs", 0], {}, "--jobs is 0, but 1 to 8 were expected."),
-        (["--graphs", "decoder"], {}, "--graphs names 'decoder', but a bundle has encoder, prefill, decode."),
-        (["--islands", "gelu"], {}, "--islands names 'gelu', but there are norm, softmax, elementwise, matmul."),
+        (["--graphs", "decoder"], {}, "--graphs names 'decoder', but a bundle has encoder, language_model."),
+        (["--islands", "gelu"], {}, "--islands names 'gelu', but there are norm, softmax, elementwise, all."),
         (["--max_length", 1025], {}, "--max_length is 1025, but the bundle's cache has 1 to 1024 positions."),
         (["--timing_cache", "."], {}, ".: is no timing cache. Choose another --timing_cache."),
     ],

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from export.engines.islands import DEFAULTS, ISLANDS, pin_islands
-from tests.building.conftest import Bench
+from runtime.engines.plans import SOURCES
+from tests.building.conftest import VERSIONS, Bench
 
 FLOAT, HALF, INT32, BOOL = (SimpleNamespace(name=name) for name in ("FLOAT", "HALF", "INT32", "BOOL"))
 
@@ -86,6 +87,7 @@ def network() -> Network:
     return net
 
 
+NORM_NODES = ["Pow", "ReduceMean", "Add", "Sqrt", "Div"]
 NORM = {"norm/Pow", "norm/ReduceMean", "norm/Add", "norm/Sqrt", "norm/Div", "body/Norm"}
 SOFTMAX = {"scores/Mul", "scores/Where", "scores/Concat", "scores/Softmax", "scores/Slice"}
 ELEMENTWISE = {"norm/Pow", "norm/Add", "norm/Sqrt", "norm/Div", "turn/Mul", "scores/Mul", "gate/Sigmoid"}
@@ -98,10 +100,10 @@ ELEMENTWISE = {"norm/Pow", "norm/Add", "norm/Sqrt", "norm/Div", "turn/Mul", "sco
         (["norm"], NORM),
         (["softmax"], SOFTMAX),
         (["elementwise"], ELEMENTWISE),
-        (["matmul"], {"body/MatMul"}),
-        (ISLANDS, NORM | SOFTMAX | ELEMENTWISE | {"body/MatMul"}),
+        (["all"], set()),  # float16 is not allowed then, so there is nothing to ask for
+        (ISLANDS, NORM | SOFTMAX | ELEMENTWISE),
     ],
-    ids=["none", "norm", "softmax", "elementwise", "matmul", "all"],
+    ids=["none", "norm", "softmax", "elementwise", "whole", "every"],
 )
 def test_members_of_the_islands(islands: Sequence[str], names: set[str]) -> None:
     net = network()
@@ -112,17 +114,28 @@ def test_members_of_the_islands(islands: Sequence[str], names: set[str]) -> None
         assert layer.output_types == ({0: FLOAT} if pinned else {}), layer.name
 
 
-def test_the_defaults_name_islands() -> None:
+def test_the_defaults(bench: Bench) -> None:
+    assert DEFAULTS.keys() == SOURCES.keys()
     assert all(set(islands) <= set(ISLANDS) for islands in DEFAULTS.values())
-    assert "matmul" in DEFAULTS["encoder"], "its body is float32"
-    assert not [graph for graph in ("prefill", "decode") if "matmul" in DEFAULTS[graph]]
+    bench.facts()
+    encoder, language_model = (bench.plan_facts(graph) for graph in SOURCES)
+    assert (encoder["flags"], encoder["pinned"]) == ([], 0), "its body is float32"
+    assert sorted(language_model["flags"]) == ["FP16", "PREFER_PRECISION_CONSTRAINTS"]
+    assert language_model["pinned"] == 5 * len(NORM_NODES)
 
 
-def test_the_real_graphs(bench: Bench) -> None:
-    """Two layers: five norms of Pow, ReduceMean, Add, Sqrt, Div; in each layer one softmax with what is around it."""
+def test_the_real_graph(bench: Bench) -> None:
+    """Two layers: five norms; in each layer one softmax with what is around it."""
     bench.facts("--islands", "norm")
-    assert [bench.plan_facts(graph)["pinned"] for graph in ("prefill", "decode")] == [25, 25]
+    assert bench.plan_facts("language_model")["pinned"] == 5 * len(NORM_NODES)
     bench.facts("--islands", "softmax")
-    prefill = 2 * len(["Mul", "Reshape", "Add", "Softmax", "Reshape"]) + len(["Where"])  # all layers add one mask
-    decode = 2 * len(["Mul", "Mul", "Where", "Where", "Concat", "Softmax", "Slice", "Slice"])  # past and new
-    assert [bench.plan_facts(graph)["pinned"] for graph in ("prefill", "decode")] == [prefill, decode]
+    around = ["Mul", "Mul", "Where", "Where", "Concat", "Softmax", "Slice", "Slice"]  # past and new
+    assert bench.plan_facts("language_model")["pinned"] == 2 * len(around)
+
+
+@pytest.mark.parametrize("version", VERSIONS[1:])
+def test_strong_types_need_no_pins(bench: Bench, version: str) -> None:
+    bench.facts("--islands", "norm", "softmax", version=version)
+    for graph in SOURCES:
+        facts = bench.plan_facts(graph, version)
+        assert (facts["flags"], facts["pinned"]) == ([], 0)

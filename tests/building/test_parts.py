@@ -1,4 +1,4 @@
-"""The parts of a build that need no TensorRT: timing cache, inspector's report, phases, workspace, messages."""
+"""The parts of a build that need no TensorRT: timing cache, inspector's report, phases, messages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from export.engines.children import last_errors
 from export.engines.inspection import LayerCount, count_layers
+from export.engines.messages import Messages, messages, read_messages
 from export.engines.phases import Phases
 from export.engines.timing import LARGEST, TimingFile, default_file
 from runtime.errors import EngineError
@@ -137,13 +138,35 @@ def test_strange_phases_do_not_break_the_bar() -> None:
     assert told == sorted(told) and all(0 <= fraction <= 1 for fraction in told)
 
 
+STAMP = "[11/24/2026-02:26:43] [TRT] "
+
+
 @pytest.mark.parametrize(
     ("log", "said"),
     [
         ("", ""),
-        ("  \n1.00 s  INFO: all is well\nTraceback\nSegmentation fault.\n", "Segmentation fault"),
-        ("1 s  ERROR: one\n2 s  ERROR: two\n3 s  INFO: x\n4 s  ERROR: three  and\tmore.\n", "two; three and more"),
+        (f"  \n{STAMP}[I] all is well\nTraceback\nSegmentation fault.\n", "Segmentation fault"),
+        (f"{STAMP}[E] one\n{STAMP}[F] two\n{STAMP}[I] x\n{STAMP}[E] three  and\tmore.\n", "two; three and more"),
+        (f"{STAMP}[E] 10: Could not find any {{[a...b]}}.\nF: an assertion\n", "10: Could not find any {[a...b]}"),
+        (f"{STAMP}[E] {'x' * 3000}\n", "x" * 1000),
     ],
+    ids=["empty", "no errors", "errors", "brackets", "long"],
 )
 def test_what_a_log_says_last(log: str, said: str) -> None:
     assert last_errors(log) == said
+
+
+def test_messages_of_a_log(tmp_path: Path) -> None:
+    """Errors and distinct warnings, the last of the ones and the first of the others; nothing else, torn or not."""
+    log = tmp_path / "graph.log"
+    lines = [f"{STAMP}[W] {'same ' if index < 40 else str(index)} " + "w" * 400 for index in range(80)]
+    lines += [f"{STAMP}[{'FE'[index % 2]}] error {index}." for index in range(50)]
+    lines += [f"{STAMP}[I] fine", f"{STAMP}[V] finer", "[E] no stamp", "[TRT] [E]", "noise [TRT] [E] torn  line."]
+    log.write_bytes("\n".join(lines).encode() + b"\n[TRT] [W] \xff\n[TRT] [E] cut sh")
+    found = read_messages(log)
+    assert found.errors == (*(f"error {index}" for index in range(32, 50)), "torn line", "cut sh")
+    assert len(found.warnings) == len(set(found.warnings)) == 20
+    assert found.warnings[0] == "same " + "w" * 295
+    assert found.warnings[1].startswith("40 w") and not [text for text in found.warnings if len(text) > 300]
+    log.write_bytes(b"")
+    assert read_messages(log) == messages([]) == Messages((), ())

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.engines.plans import SOURCES
-from export.engines.profiles import MAX_BATCH, MAX_VOXELS, Limits, profile_ranges
+from export.engines.profiles import MAX_BATCH, MAX_VOXELS, Limits, plan_profiles
 from runtime.errors import SceneError
 from runtime.manifest import CacheSpec, EncoderSpec, Manifest
 from runtime.points.stages import attention_patches
@@ -35,11 +35,16 @@ def with_stages(manifest: Manifest, stages: int) -> Manifest:
 
 
 def test_the_defaults(manifest: Manifest) -> None:
-    assert profile_ranges(manifest, Limits()) == {
-        "B": (1, 1, 1),
-        "S": (1, 800, 2048),
-        "T": (1, 1, 1),
-        "M": (512, 1024, 8192),
+    profiles = plan_profiles(manifest, Limits())
+    assert {plan: list(found) for plan, found in profiles.items()} == {
+        "encoder": ["encoder"],
+        "language_model": ["prefill", "decode"],
+    }
+    assert profiles["language_model"] == {
+        "prefill": {"B": (1, 1, 1), "T": (1, 800, 2048), "M": (1, 1, 1)},
+        "decode": {"B": (1, 1, 1), "T": (1, 1, 1), "M": (512, 1024, 8192)},
+    }
+    assert profiles["encoder"]["encoder"] == {
         "N0": (1, 43691, 65536),
         "N1": (1, 31458, 65536),
         "N2": (1, 12234, 39322),
@@ -69,10 +74,14 @@ def test_any_limits(
     changed = with_stages(replace(manifest, cache=CacheSpec(layout="MBKD", capacity=capacity)), stages)
     changed = replace(changed, encoder=replace(changed.encoder, patch_sizes=(patch,) * stages))
     chosen = Limits(max_batch=batch, max_voxels=voxels, max_point_tokens=points, max_length=length)
-    ranges = profile_ranges(changed, chosen)
-    assert all(1 <= low <= likely <= high for low, likely, high in ranges.values())
-    assert (ranges["B"][2], ranges["N0"][2], ranges["P"][2], ranges["M"][2]) == (batch, voxels, points, length)
-    assert ranges["S"][2] <= length
+    profiles = plan_profiles(changed, chosen)
+    ranges, prefill, decode = profiles["encoder"]["encoder"], *profiles["language_model"].values()
+    for profile in (ranges, prefill, decode):
+        assert all(1 <= low <= likely <= high for low, likely, high in profile.values())
+    assert (ranges["N0"][2], ranges["P"][2], decode["M"][2]) == (voxels, points, length)
+    assert prefill["B"] == decode["B"] == (1, 1, batch)
+    assert min(points, length) <= prefill["T"][2] <= length
+    assert prefill["M"] == decode["T"] == (1, 1, 1)
     rows = [ranges[f"N{stage}"] for stage in range(stages - 1)] + [ranges["P"]]
     for finer, coarser in pairwise(rows):
         assert finer[1] >= coarser[1] and finer[2] >= coarser[2], "pooling only joins voxels"
@@ -87,7 +96,7 @@ def test_any_limits(
 def test_patches_of_real_scenes_lie_inside(manifest: Manifest, count: int) -> None:
     """Every scene of at most the largest size gives orders [G, W] within the ranges."""
     small = replace(manifest, encoder=replace(manifest.encoder, patch_sizes=(8,) * manifest.encoder.stages))
-    ranges = profile_ranges(small, Limits(max_voxels=100, max_point_tokens=50))
+    ranges = plan_profiles(small, Limits(max_voxels=100, max_point_tokens=50))["encoder"]["encoder"]
     order = attention_patches(np.arange(count), 8).order
     for letter, size in zip(("G0", "W0"), order.shape, strict=True):
         assert ranges[letter][0] <= size <= ranges[letter][2]
@@ -95,22 +104,22 @@ def test_patches_of_real_scenes_lie_inside(manifest: Manifest, count: int) -> No
 
 def test_every_letter_of_the_graphs_has_a_range(exported: Export) -> None:
     bundle = exported("llama").bundle
-    ranges = profile_ranges(bundle.manifest, Limits())
-    letters = {
-        axis.dim_param
-        for source in SOURCES.values()
-        for tensor in onnx.load(bundle.graph(source), load_external_data=False).graph.input
-        for axis in tensor.type.tensor_type.shape.dim
-        if axis.dim_param
-    }
-    assert letters == ranges.keys()
+    profiles = plan_profiles(bundle.manifest, Limits())
+    assert profiles.keys() == SOURCES.keys()
+    for plan, source in SOURCES.items():
+        letters = {
+            axis.dim_param
+            for tensor in onnx.load(bundle.graph(source), load_external_data=False).graph.input
+            for axis in tensor.type.tensor_type.shape.dim
+            if axis.dim_param
+        }
+        assert all(ranges.keys() == letters for ranges in profiles[plan].values()), plan
 
 
 def test_a_short_cache(manifest: Manifest) -> None:
-    ranges = profile_ranges(manifest, Limits(max_length=300))
-    assert (ranges["M"], ranges["S"]) == ((300, 300, 300), (1, 300, 300))
-    ranges = profile_ranges(manifest, Limits(max_length=700))
-    assert (ranges["M"], ranges["S"]) == ((512, 700, 700), (1, 700, 700))
+    for length, past in ((300, (300, 300, 300)), (700, (512, 700, 700))):
+        profiles = plan_profiles(manifest, Limits(max_length=length))["language_model"]
+        assert (profiles["decode"]["M"], profiles["prefill"]["T"]) == (past, (1, length, length))
 
 
 @pytest.mark.parametrize(
@@ -132,4 +141,4 @@ def test_a_short_cache(manifest: Manifest) -> None:
 )
 def test_nonsense_is_refused(manifest: Manifest, limits: Limits, sentence: str) -> None:
     with pytest.raises(SceneError, match=sentence):
-        profile_ranges(manifest, limits)
+        plan_profiles(manifest, limits)

@@ -18,7 +18,7 @@ WEIGHTS = "language_model.weights"
 INDEX = WEIGHTS + INDEX_ENDING
 FILES = [
     "encoder.onnx", "prefill.onnx", "decode.onnx", "encoder.weights", WEIGHTS, "encoder.weights" + INDEX_ENDING, INDEX,
-    "tokenizer.json", "chat_template.jinja", "prefill.stacked.onnx", "decode.stacked.onnx",
+    "tokenizer.json", "chat_template.jinja", "language_model.stacked.onnx",
 ]  # fmt: skip
 
 

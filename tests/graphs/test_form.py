@@ -8,6 +8,8 @@ import numpy as np
 import onnx
 import pytest
 
+from export.bundle import SHARED
+from runtime.bundle import PAST, ROWS
 from tests.exported import FAMILIES, Export
 
 # Standard operators of opset 17 that the graphs may use: TensorRT 8.6 parses all of them (its docs/operators.md).
@@ -16,7 +18,7 @@ Add Cast Concat Cos Div Erf Expand Gather Gemm LayerNormalization Less LessOrEqu
 ReduceMean Reshape Shape Sigmoid Sin Slice Softmax Split Sqrt Squeeze Sub Transpose Unsqueeze Where
 """
 PORTABLE = frozenset(OPERATORS.split())
-GRAPHS = ["encoder", "prefill", "decode"]
+GRAPHS = ["encoder", "prefill", "decode", SHARED]
 
 
 def axes(values: object) -> dict[str, list[int | str]]:
@@ -93,10 +95,35 @@ def test_language_model_graphs_have_the_names_and_axes_of_the_design(exported: E
     assert axes(decode.output) == {**rows, "logits": ["B", "T", spec.vocab_size]}
 
 
-def test_prefill_and_decode_share_one_weight_file(exported: Export) -> None:
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_shared_graph_takes_what_both_take(exported: Export, family: str) -> None:
+    bundle = exported(family).bundle
+    spec = bundle.manifest.language_model
+    heads = [2 * spec.layers * spec.kv_heads, spec.head_dim]
+    shared = onnx.load(bundle.graph(SHARED), load_external_data=False).graph
+    assert axes(shared.input) == {
+        "input_ids": ["B", "T"],
+        "point_embeds": ["B", "T", spec.hidden_size],
+        "point_mask": ["B", "T"],
+        **{name: ["B", "T", spec.head_dim] for name in ("cos_3d", "sin_3d", "cos_1d", "sin_1d")},
+        "lengths": ["B"],
+        "past_length": ["B"],
+        PAST: ["M", "B", *heads],
+    }
+    assert axes(shared.output) == {ROWS: ["T", "B", *heads], "logits": ["B", spec.vocab_size]}
+    plain = {}
+    for graph in ("prefill", "decode"):
+        model = onnx.load(bundle.graph(graph), load_external_data=False).graph
+        plain |= {value.name: value.type.tensor_type.elem_type for value in (*model.input, *model.output)}
+    types = {value.name: value.type.tensor_type.elem_type for value in (*shared.input, *shared.output)}
+    plain |= {PAST: plain["past_key.0"], ROWS: plain["key.0"]}
+    assert types == {name: plain[name] for name in types}
+
+
+def test_the_language_models_graphs_share_one_weight_file(exported: Export) -> None:
     bundle = exported("qwen").bundle
     external = {}
-    for graph in ("prefill", "decode"):
+    for graph in ("prefill", "decode", SHARED):
         model = onnx.load(bundle.graph(graph), load_external_data=False)
         external[graph] = {
             tensor.name: {entry.key: entry.value for entry in tensor.external_data}
@@ -105,7 +132,7 @@ def test_prefill_and_decode_share_one_weight_file(exported: Export) -> None:
         }
         inline = [tensor for tensor in model.graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL]
         assert sum(len(tensor.raw_data) for tensor in inline) < 4096, "weights belong into the external file"
-    assert external["prefill"] == external["decode"]
+    assert external["prefill"] == external["decode"] == external[SHARED]
     assert {record["location"] for record in external["prefill"].values()} == {"language_model.weights"}
     index = json.loads((bundle.folder / "language_model.weights.index.json").read_text())
     assert {name: str(record["offset"]) for name, record in index.items()} == {

@@ -8,28 +8,36 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
+import torch
 
+from export.bundle import SHARED
+from export.graph.language_model import shared_graph
+from export.graph.weights import WeightFile
 from export.passes.stack_cache import stack_cache
 from export.quantization.options import quantization_spec
 from runtime.arrays import Array
 from runtime.bundle import PAST, ROWS, Bundle
-from runtime.engines import open_backend
-from runtime.engines.host import host_array
 from runtime.manifest import FILE_NAME, LanguageModelSpec, Manifest
 from runtime.pipeline import Pipeline
 from runtime.scene import Request
 from tests.compare import Tol, assert_close
 from tests.exported import FAMILIES, MODES, Export
+from tests.graphs.test_form import axes
 from tests.scenes import room
 
 TOL = Tol(1e-6, 1e-6, why="the same products; only copies of the cache differ")
 
 
-def run(bundle: Bundle, graph: str, arrays: dict[str, Array]) -> dict[str, Array]:
-    backend = open_backend("onnxruntime", threads=1)
-    results = backend.load(bundle, graph).run({name: backend.upload(array) for name, array in arrays.items()})
-    return {name: host_array(tensor) for name, tensor in results.items()}
+def run(bundle: Bundle, graph: str, arrays: dict[str, Array], *, stacked: bool = False) -> dict[str, Array]:
+    """What a graph of the bundle computes, as it is or after the pass."""
+    model = onnx.load(bundle.graph(graph))
+    if stacked:
+        stack_cache(model, bundle.manifest.language_model)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    outputs = [output.name for output in session.get_outputs()]
+    return dict(zip(outputs, session.run(outputs, arrays), strict=True))
 
 
 def names(spec: LanguageModelSpec) -> list[str]:
@@ -90,7 +98,7 @@ def test_prefill(exported: Export, family: str, mode: tuple[str | None, str | No
     bundle = exported(family, *mode).bundle
     spec = bundle.manifest.language_model
     arrays = prefill_arrays(spec, batch, 17)
-    want, got = run(bundle, "prefill", arrays), run(bundle, "prefill.stacked", arrays)
+    want, got = run(bundle, "prefill", arrays), run(bundle, "prefill", arrays, stacked=True)
     assert sorted(got) == ["logits", ROWS]
     assert_close("logits", got["logits"], want["logits"], TOL)
     assert_close(ROWS, got[ROWS], stacked(want, spec), TOL)
@@ -102,33 +110,51 @@ def test_decode_over_dirty_rows(exported: Export, family: str, batch: int, new: 
     bundle = exported(family).bundle
     spec = bundle.manifest.language_model
     arrays = decode_arrays(spec, batch, new, rows=11)
-    want, got = run(bundle, "decode", arrays), run(bundle, "decode.stacked", stack_past(arrays, spec))
+    want, got = run(bundle, "decode", arrays), run(bundle, "decode", stack_past(arrays, spec), stacked=True)
     assert sorted(got) == ["logits", ROWS]
     assert_close("logits", got["logits"], want["logits"], TOL)
     assert_close(ROWS, got[ROWS], stacked(want, spec), TOL)
     clean = {name: np.where(array == 1e4, array.dtype.type(0), array) for name, array in arrays.items()}
-    again = run(bundle, "decode.stacked", stack_past(clean, spec))
+    again = run(bundle, "decode", stack_past(clean, spec), stacked=True)
     assert_close("logits over clean rows", again["logits"], got["logits"], Tol(0.0))
 
 
-@pytest.mark.parametrize("graph", ["prefill", "decode"])
-def test_the_form_of_the_stacked_graphs(exported: Export, graph: str) -> None:
+def unstacked(graph: str, bundle: Bundle, tmp_path: Path) -> onnx.ModelProto:
+    """A graph with a cache tensor for each layer. The shared one is not in the bundle, so it is made anew."""
+    if graph != SHARED:
+        return onnx.load(bundle.graph(graph), load_external_data=False)
+    manifest = bundle.manifest
+    weights = WeightFile(tmp_path / manifest.weights["decode"])
+    for name, array in bundle.weights("decode").items():
+        weights.add(name, torch.from_numpy(np.array(array)))
+    weights.close()
+    return shared_graph(manifest.language_model, weights, manifest.precision, "causal")
+
+
+@pytest.mark.parametrize("graph", ["prefill", "decode", SHARED])
+def test_the_form(exported: Export, graph: str, tmp_path: Path) -> None:
     bundle = exported("qwen").bundle
     spec = bundle.manifest.language_model
-    path = bundle.graph(f"{graph}.stacked")
-    onnx.checker.check_model(str(path), full_check=True)
-    plain, model = (onnx.load(each, load_external_data=False) for each in (bundle.graph(graph), path))
-    axes = {
-        tensor.name: [axis.dim_param or axis.dim_value for axis in tensor.type.tensor_type.shape.dim]
-        for tensor in (*model.graph.input, *model.graph.output)
-    }
+    plain, model = unstacked(graph, bundle, tmp_path), onnx.ModelProto()
+    model.CopyFrom(plain)
+    stack_cache(model, spec)
+    before, after = (axes([*each.graph.input, *each.graph.output]) for each in (plain, model))
     heads = [2 * spec.layers * spec.kv_heads, spec.head_dim]
-    assert axes[ROWS] == ["S" if graph == "prefill" else "T", "B", *heads]
-    assert axes.get(PAST) == (["M", "B", *heads] if graph == "decode" else None)
-    assert not [name for name in axes if name.startswith(("key.", "value.", "past_key.", "past_value."))]
+    assert after.pop(ROWS) == ["S" if graph == "prefill" else "T", "B", *heads]
+    assert after.pop(PAST, None) == (None if graph == "prefill" else ["M", "B", *heads])
+    of_layers = [name for name in before if name.startswith(("key.", "value.", "past_key.", "past_value."))]
+    assert len(of_layers) == spec.layers * (2 if graph == "prefill" else 4)
+    assert after == {name: sizes for name, sizes in before.items() if name not in of_layers}
     assert model.graph.initializer == plain.graph.initializer, "one weight file serves both dialects"
-    assert len(model.graph.node) == len(plain.graph.node) + (2 if graph == "decode" else 1)
-    assert bundle.manifest.weights[f"{graph}.stacked"] == bundle.manifest.weights[graph]
+    assert len(model.graph.node) == len(plain.graph.node) + (1 if graph == "prefill" else 2)
+    path = tmp_path / "stacked.onnx"
+    onnx.save(model, path)
+    if graph != SHARED:
+        shutil.copy(bundle.folder / bundle.manifest.weights[graph], tmp_path)
+    onnx.checker.check_model(str(path), full_check=True)
+    if graph == SHARED:
+        assert model.graph == onnx.load(bundle.graph(SHARED), load_external_data=False).graph, "what the bundle has"
+        assert bundle.manifest.weights[SHARED] == bundle.manifest.weights["decode"]
 
 
 def test_graphs_without_the_cache_tensors_are_refused(exported: Export) -> None:
@@ -146,7 +172,7 @@ def test_graphs_without_the_cache_tensors_are_refused(exported: Export) -> None:
         stack_cache(onnx.load(bundle.graph("encoder"), load_external_data=False), spec)
 
 
-def test_a_quantized_bundle_has_no_stacked_graphs(exported: Export) -> None:
+def test_a_quantized_bundle_has_no_stacked_graph(exported: Export) -> None:
     manifest = exported("qwen", quantization=quantization_spec("int8")).bundle.manifest
     assert sorted(manifest.graphs) == sorted(manifest.weights) == ["decode", "encoder", "prefill"]
     assert not [name for name in manifest.files if "stacked" in name]
@@ -155,19 +181,18 @@ def test_a_quantized_bundle_has_no_stacked_graphs(exported: Export) -> None:
 def test_a_bundle_from_before_still_runs(exported: Export, tmp_path: Path) -> None:
     case = exported("qwen")
     folder = Path(shutil.copytree(case.bundle.folder, tmp_path / "bundle"))
-    without_stacked_graphs(folder)
+    without_stacked_graph(folder)
     cloud, request = room(1, 300), Request(max_new_tokens=4)
     results = [Pipeline.load(each, threads=1)(cloud, request) for each in (folder, case.bundle.folder)]
     assert results[0].tokens == results[1].tokens
 
 
-def without_stacked_graphs(folder: Path) -> None:
-    """Make a bundle what it was before the stacked graphs came."""
+def without_stacked_graph(folder: Path) -> None:
+    """Make a bundle what it was before the stacked graph came."""
     manifest = Manifest.read(folder)
-    for name in ("prefill.stacked", "decode.stacked"):
-        file = manifest.graphs.pop(name)
-        manifest.weights.pop(name)
-        manifest.files.pop(file)
-        (folder / file).unlink()
+    file = manifest.graphs.pop(SHARED)
+    manifest.weights.pop(SHARED)
+    manifest.files.pop(file)
+    (folder / file).unlink()
     manifest.write(folder)
     assert "stacked" not in json.dumps((folder / FILE_NAME).read_text())

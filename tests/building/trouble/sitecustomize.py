@@ -1,7 +1,7 @@
 """Python imports this at its start: trouble in the processes that build, chosen by the environment.
 
 TROUBLE            without:NAME,NAME  packages that cannot be imported, in every process
-                   sleep, abort, exit, memory, print  what happens in TensorRT's build of the graph TROUBLE_GRAPH
+                   sleep, abort, exit, memory, messages, print  what happens when TensorRT builds TROUBLE_GRAPH
 TROUBLE_MARK       a file made when the sleep begins
 """
 
@@ -34,6 +34,10 @@ def _trouble(builder: Any, network: Any, config: Any) -> Any:
             os._exit(3)
         if WANTED == "print":
             os.write(1, b'{"event": "plan", "record": {}}\nnoise of a library\n')
+        if WANTED == "messages":
+            assert type(builder.logger) is tensorrt.Logger, "a class of Python would be called for each message"
+            for severity, text in (("WARNING", "a warning twice."), ("VERBOSE", "verbose"), ("WARNING", "another")) * 2:
+                builder._log(severity, text)
         if WANTED == "memory":
             builder._fail("[engine.cpp] Error Code 2: OutOfMemory (no further information)")
             builder._fail("[builder.cpp] Error Code 2: Internal Error (Assertion engine != nullptr failed. )")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import os
 import sys
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -150,7 +151,8 @@ class Logger(ILogger):
 
     def log(self, severity: Severity, msg: str) -> None:
         if int(severity) <= int(self.min_severity):
-            print(f"[TRT] [{severity.name[0]}] {msg}", file=sys.stderr)
+            letter = "FEWIV"[int(severity)]
+            print(f"[{time.strftime('%m/%d/%Y-%H:%M:%S')}] [TRT] [{letter}] {msg}", file=sys.stderr)
 
 
 class Logged(Native):
