@@ -24,7 +24,7 @@ from runtime.engines.cuda import gpu
 from runtime.errors import EngineError
 from runtime.run import Engines, Run
 
-KEPT = ("bytes", "seconds", "warm", "layers", "reformats", "profile")  # of a plan's record
+KEPT = ("bytes", "seconds", "warm", "layers", "reformats", "profiles")  # of a plan's record
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,7 @@ def measure(loaded: Loaded, graph: str, runs: int) -> Facts:
     else:
         feeds = upload(backend, engine, loaded.case.inputs(graph))
     times, whole = profile(engine, feeds, backend.synchronize, runs)
-    types = layer_types(loaded.bundle.folder.glob(f"engines/*/{graph}.inspector.json"))
+    types = layer_types(loaded.bundle.folder.glob(f"engines/*/{engine.view.plan}.inspector.json"))
     return {"run_ms": round(whole, 4), **summary(times, types)}
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 Facts = Mapping[str, Any]
 NONE = "–"
-GRAPHS = ("encoder", "prefill", "decode")
+PLANS = ("encoder", "language_model")
 # Label, benchmark, where prefill's milliseconds stand, where a token's stand.
 SPEEDS = (
     ("transformers, eager", "torch_baseline", "eager.prefill.ms", "eager.per_token.ms"),
@@ -70,10 +70,10 @@ def size_table(results: Sequence[Facts]) -> str:
     models = labels(results, ("engines",))
     found = [of(results, "engines", model) for model in models]
     rows = []
-    for graph in GRAPHS:
-        plans = [plan(facts, graph) for facts in found]
-        rows.append([f"{graph} plan, MB", *(number(dig(facts, "bytes"), 0, 1e6) for facts in plans)])
-        rows.append([f"{graph} built in s", *(number(dig(facts, "seconds"), 0) for facts in plans)])
+    for name in PLANS:
+        plans = [plan(facts, name) for facts in found]
+        rows.append([f"{name} plan, MB", *(number(dig(facts, "bytes"), 0, 1e6) for facts in plans)])
+        rows.append([f"{name} built in s", *(number(dig(facts, "seconds"), 0) for facts in plans)])
     for name, key, scale in (
         ("working memory of all engines, MB", "memory.scratch_bytes", 1e6),
         ("cache at full capacity, MB", "memory.cache_bytes", 1e6),
@@ -105,10 +105,10 @@ def of(results: Sequence[Facts], benchmark: str, model: str, **more: str) -> Fac
     return found
 
 
-def plan(facts: Facts, graph: str) -> Facts:
+def plan(facts: Facts, name: str) -> Facts:
     """A plan's record, of the bundle's last folder of engines."""
     folders = list((dig(facts, "memory.plans") or {}).values())
-    return dict(folders[-1]["plans"].get(graph, {})) if folders else {}
+    return dict(folders[-1]["plans"].get(name, {})) if folders else {}
 
 
 def dig(facts: Facts, path: str) -> Any:

@@ -111,7 +111,10 @@ def test_on_a_gpu_of_host_memory(
         assert facts[name]["same_as_plain_loop"] is True
         assert facts[name]["graph_refused"] is None
     assert facts["load"]["tensorrt"] == version
-    assert facts["memory"]["plans"]
+    [folder] = [found for name, found in facts["memory"]["plans"].items() if f"trt{version}-" in name]
+    assert list(folder["plans"]) == list(table.PLANS)
+    assert list(folder["plans"]["language_model"]["profiles"]) == ["prefill", "decode"]
+    assert not [plan for plan in folder["plans"].values() if None in plan.values()]
     assert facts["memory"]["scratch_bytes"] > 0
     assert facts["load"]["total_mb"] > 0
     profiled(benchmark, gpu, made, reference)
@@ -308,7 +311,7 @@ def result(benchmark: str, **facts: Any) -> dict[str, Any]:
 
 
 def test_tables_join_results_of_one_model() -> None:
-    plans = {"h200": {"plans": {"decode": {"bytes": 1_270_000_000, "seconds": 120.4}}}}
+    plans = {"h200": {"plans": {"language_model": {"bytes": 1_270_000_000, "seconds": 120.4}}}}
     results = [
         result("torch_baseline", eager={"prefill": {"ms": 16.7}, "per_token": {"ms": 28.8}}, best={"error": "x"}),
         result(
@@ -332,7 +335,9 @@ def test_tables_join_results_of_one_model() -> None:
     assert "| greedy tokens equal along PyTorch's text | 255 |" in lines
     assert "| encoder | 20.0 | 80.0 |" in lines
     assert "| total | 1,100.0 | 12,000.0 |" in lines
-    assert "| decode plan, MB | 1,270 |" in lines
+    assert "| language_model plan, MB | 1,270 |" in lines
+    assert "| language_model built in s | 120 |" in lines
+    assert "| encoder plan, MB | – |" in lines
     assert "| from disk to the first token, s | – |" in lines
 
 
