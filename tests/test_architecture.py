@@ -75,6 +75,7 @@ def imported(file: Path) -> set[str]:
         ("plyfile", {"runtime/points/ply_header.py"}),
         ("onnxruntime", {"runtime/engines/ort.py", "runtime/engines/ort_cuda.py"}),
         ("tokenizers", {"runtime/prompt/tokenizer.py", "export/making/tokenizer.py"}),
+        ("shapely", {"runtime/evaluation/polygons.py"}),
         ("safetensors", {"export/checkpoint/tensor_files.py", "export/make_checkpoint.py"}),
     ],
 )
