@@ -43,16 +43,21 @@ class Recorder:
 
     def save(self, path: Path) -> None:
         """Write an .npz, whole or not at all. Raises SceneError when it cannot be written."""
-        temporary = path.parent / f".tensors-{secrets.token_hex(8)}.tmp"
-        try:
-            with temporary.open("xb") as file:
-                _write_npz(file, self.arrays)
-            temporary.replace(path)
-        except OSError as error:
-            raise SceneError(f"{path}: cannot be written ({error.strerror}). Choose another --save_tensors.") from error
-        finally:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        save_npz(path, self.arrays, "--save_tensors")
+
+
+def save_npz(path: Path, arrays: Mapping[str, Array], option: str) -> None:
+    """Write arrays, whole or not at all. Raises SceneError, naming the option that named the file."""
+    temporary = path.parent / f".tensors-{secrets.token_hex(8)}.tmp"
+    try:
+        with temporary.open("xb") as file:
+            _write_npz(file, arrays)
+        temporary.replace(path)
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be written ({error.strerror}). Choose another {option}.") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def _write_npz(file: BinaryIO, arrays: Mapping[str, Array]) -> None:

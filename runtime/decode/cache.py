@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
+from runtime.arrays import Array
 from runtime.bundle import PAST, ROWS
 from runtime.engines.contract import Backend, Tensor
 from runtime.errors import CapacityError
@@ -28,7 +31,7 @@ class KVCache:
         self.capacity = manifest.cache.capacity
         self._backend = backend
         self._stacked = stacked
-        self._layers = spec.layers
+        self._layers, self._kinds, self._kv_heads = spec.layers, 2 * spec.layers, spec.kv_heads
         self._stacks, heads = (1, 2 * spec.layers * spec.kv_heads) if stacked else (2 * spec.layers, spec.kv_heads)
         self._row = (batch, heads, spec.head_dim)
         self._dtype = DTYPES[manifest.precision]
@@ -103,6 +106,15 @@ class KVCache:
         self._lengths = [
             length + (0 if ended else rows) for length, ended in zip(self._lengths, self._ended, strict=True)
         ]
+
+    def download_rows(self, count: int) -> Array:
+        """The first rows as float32 on the host: [count, B, 2L, K, D], keys of all layers, then values."""
+        spec = self._kinds, self._kv_heads, self._row[-1]
+        if self._stacked:
+            rows = self._backend.download(self.slab[0][:count])
+            return rows.astype(np.float32).reshape(count, self._row[0], *spec)
+        kinds = [self._backend.download(self.slab[kind][:count]) for kind in range(self._kinds)]
+        return np.stack([rows.astype(np.float32) for rows in kinds], axis=2)
 
     def _growing(self) -> list[int]:
         return [length for length, ended in zip(self._lengths, self._ended, strict=True) if not ended]

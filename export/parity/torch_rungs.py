@@ -1,0 +1,158 @@
+"""The two lowest rungs, in float32 on the CPU: the literal reference, and the clean modules."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor as TorchTensor
+
+from export.checkpoint import Checkpoint
+from export.modules import Decode, Encoder, LanguageModel, Prefill
+from export.reference import Reference, build_reference
+from export.reference.tables import point_table
+from runtime.arrays import Array
+from runtime.bundle import Bundle
+from runtime.engines.contract import Engine, Tensor, TensorSpec
+from runtime.engines.host import HostMemory, HostTensor, host_array
+from runtime.pipeline import Pipeline, SceneSource
+from runtime.rung import Plan, Recording, forced_ids, record_rung
+from runtime.rung.record import scene_facts
+from runtime.scene import Request, Scene
+
+
+class TorchEngine:
+    """A torch module as an engine of the contract."""
+
+    inputs: Mapping[str, TensorSpec] = {}
+    outputs: Mapping[str, TensorSpec] = {}
+    limits: Mapping[str, int] = {}
+
+    def __init__(self, name: str, module: Any) -> None:
+        self.name, self._module = name, module
+
+    @torch.inference_mode()
+    def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        tensors = {name: torch.from_numpy(host_array(feed)) for name, feed in feeds.items()}
+        results: dict[str, Tensor] = {}
+        for name, value in self._call(tensors).items():
+            given = (outputs or {}).get(name)
+            if given is not None:
+                host_array(given)[...] = value.numpy()
+            results[name] = HostTensor(np.ascontiguousarray(value.numpy())) if given is None else given
+        return results
+
+    def _call(self, tensors: dict[str, TorchTensor]) -> dict[str, TorchTensor]:
+        if self.name == "encoder":
+            return {"point_tokens": self._module(tensors)}
+        found: dict[str, TorchTensor] = self._module(**tensors)
+        return found
+
+
+class TorchBackend(HostMemory):
+    """The clean modules behind the contract, so that all of the runtime around the graphs is the same."""
+
+    name = "torch modules"
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        self._model: LanguageModel | None = None
+
+    def load(self, bundle: Bundle, graph: str) -> Engine:
+        config, tensors = self._checkpoint.config, self._checkpoint.float_tensor
+        if graph == "encoder":
+            return TorchEngine(graph, Encoder(config, tensors))
+        self._model = self._model or LanguageModel(config, tensors)
+        if graph == "prefill":
+            return TorchEngine(graph, Prefill(self._model, bundle.manifest.position.prefill_attention))
+        return TorchEngine(graph, Decode(self._model))
+
+
+def torch_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> Pipeline:
+    """The modules in float32, whatever the precision of the bundle."""
+    manifest = dataclasses.replace(bundle.manifest, precision="fp32", dialect="portable", quantization=None)
+    return Pipeline(dataclasses.replace(bundle, manifest=manifest), TorchBackend(checkpoint))
+
+
+def record_modules(pipeline: Pipeline, source: SceneSource, request: Request, plan: Plan) -> Recording:
+    """The rung of the clean modules."""
+    return record_rung(pipeline, source, request, plan, "torch modules", torch=torch.__version__)
+
+
+def record_reference(
+    pipeline: Pipeline, checkpoint: Checkpoint, source: SceneSource, request: Request, plan: Plan
+) -> Recording:
+    """The rung of the literal reference: save and restore, tables of its own, transformers' model and cache."""
+    manifest = pipeline.bundle.manifest
+    reference = build_reference(checkpoint, prefill_attention=manifest.position.prefill_attention)
+    scene = pipeline.prepare(source, request)
+    arrays = _Literal(reference, scene, manifest.generation.stop_token_ids).arrays(plan)
+    import transformers  # for its version only
+
+    facts = scene_facts(pipeline, scene, source) | {"backend": "torch", "precision": "fp32"}
+    return Recording(
+        facts | {"rung": "reference", "torch": torch.__version__, "transformers": transformers.__version__}, arrays
+    )
+
+
+class _Literal:
+    """One scene through the reference."""
+
+    def __init__(self, reference: Reference, scene: Scene, stop_ids: tuple[int, ...]) -> None:
+        self._reference, self._scene, self._stop_ids = reference, scene, stop_ids
+        self._layers = reference.config.language_model.layers
+        self._points = reference.encode(scene.inputs.feeds)
+
+    def arrays(self, plan: Plan) -> dict[str, Array]:
+        return {
+            **self._tables(),
+            "point_tokens": self._points.numpy(),
+            **self._forced(plan.forced_steps),
+            **self._free(plan.free_tokens),
+        }
+
+    def _start(self) -> Any:
+        return self._reference.prefill([self._scene.text_ids], [self._points], [self._scene.patch_coords])
+
+    @torch.inference_mode()
+    def _tables(self) -> dict[str, Array]:
+        prompt, model = self._scene.prompt, self._reference.language_model.model
+        cos, sin = model.rotary_emb(torch.zeros(1), torch.arange(prompt.length)[None])
+        tables = {"cos_1d": cos[0], "sin_1d": sin[0], "cos_3d": cos[0].clone(), "sin_3d": sin[0].clone()}
+        start, count = prompt.point_start, prompt.num_points
+        table = None
+        if self._reference.spatial:
+            table = point_table(self._reference.config, torch.as_tensor(self._scene.patch_coords).float(), start)
+        if table is not None:
+            tables["cos_3d"][start : start + count], tables["sin_3d"][start : start + count] = table
+        return {f"tables.{name}": value.float().numpy() for name, value in tables.items()}
+
+    def _forced(self, steps: int) -> dict[str, Array]:
+        logits, cache = self._start()
+        length, ids = self._scene.prompt.length, forced_ids(logits.shape[-1], steps)
+        after = [self._reference.decode(ids[None, i : i + 1], cache)[0, -1].numpy() for i in range(len(ids))]
+        kinds = [kind(layer)[0] for kind in (cache.key, cache.value) for layer in range(self._layers)]
+        rows = torch.stack(kinds).permute(2, 0, 1, 3).contiguous().numpy()  # [rows, 2L, K, D]
+        return {
+            "prefill.logits": logits[0].numpy(),
+            "prefill.rows": rows[:length],
+            "forced.ids": ids,
+            "forced.logits": np.array(after, np.float32),
+            "forced.rows": rows[length:],
+        }
+
+    def _free(self, tokens: int) -> dict[str, Array]:
+        logits, cache = self._start()
+        chosen: list[int] = []
+        margins: list[float] = []
+        while True:
+            largest = logits.reshape(-1).topk(2).values.tolist()
+            chosen.append(int(logits.argmax()))
+            margins.append(largest[0] - largest[1])
+            if len(chosen) == tokens or chosen[-1] in self._stop_ids:
+                break
+            logits = self._reference.decode(np.array([[chosen[-1]]]), cache)
+        return {"free.tokens": np.array(chosen, np.int32), "free.margins": np.array(margins, np.float32)}

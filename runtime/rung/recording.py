@@ -1,0 +1,76 @@
+"""The recording of a rung: arrays by name and the facts of where they come from, in one .npz."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from runtime.arrays import Array
+from runtime.errors import SceneError
+from runtime.recording import save_npz
+
+SCHEMA = 1
+FACTS = "facts"  # the entry that holds JSON
+LARGEST = 1 << 34  # bytes of one array; rows of Llama-1B over 8,192 positions are an eighth of that
+NAMES = (
+    "tables.cos_3d", "tables.sin_3d", "tables.cos_1d", "tables.sin_1d",  # [S, D]
+    "point_tokens",  # [P, C], after the projector
+    "prefill.logits",  # [V], after the last position
+    "prefill.rows",  # [S, 2L, K, D], keys of all layers, then values
+    "forced.ids",  # [N] int32, fed whatever the logits say
+    "forced.logits",  # [N, V], after each
+    "forced.rows",  # [N, 2L, K, D]
+    "free.tokens",  # [n] int32, greedy
+    "free.margins",  # [n], the largest logit less the second
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """What one implementation made of one scene. Arrays are float32 unless said in NAMES."""
+
+    facts: dict[str, Any]
+    arrays: dict[str, Array]
+
+    @property
+    def name(self) -> str:
+        return str(self.facts["rung"])
+
+    def save(self, path: Path) -> None:
+        """Write an .npz, whole or not at all. Raises SceneError."""
+        facts = np.frombuffer(json.dumps({"schema": SCHEMA, **self.facts}).encode(), np.uint8)
+        save_npz(path, {FACTS: facts, **self.arrays}, "--output")
+
+    @classmethod
+    def load(cls, path: Path) -> Recording:
+        """Read what `save` wrote; sizes are checked before anything is read. Raises SceneError."""
+        try:
+            _check_sizes(path)
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            facts = json.loads(arrays.pop(FACTS).tobytes())
+            if facts.pop("schema") != SCHEMA or missing_names(arrays):
+                raise ValueError(f"it lacks {', '.join(missing_names(arrays)) or 'the right schema'}")
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
+            raise SceneError(
+                f"{path}: not a recording of a rung ({error}). Make one: python -m runtime.record --bundle BUNDLE "
+                f"--point_cloud scene.ply --output {path}"
+            ) from error
+        return cls(facts, arrays)
+
+
+def missing_names(arrays: dict[str, Array]) -> list[str]:
+    """Names that a recording has and these arrays lack."""
+    return [name for name in NAMES if name not in arrays]
+
+
+def _check_sizes(path: Path) -> None:
+    with zipfile.ZipFile(path) as archive:
+        for member in archive.infolist():
+            if member.file_size > LARGEST:
+                raise ValueError(f"{member.filename} has {member.file_size:,} bytes")
