@@ -163,6 +163,43 @@ def test_work_that_cannot_be_captured_runs_as_it_is(gpu: FakeGpu, memory: Any, s
     assert gpu.device.counts["cudaGraphInstantiate"] == 0
 
 
+def test_an_interrupt_while_capturing_leaves_the_stream_as_it_was(gpu: FakeGpu, memory: Any, steps: Any) -> None:
+    source, target = memory.upload(np.full(4, 7, np.float32)), memory.zeros((4,), "float32")
+    ends: list[BaseException | None] = [None, KeyboardInterrupt(), None, None]
+
+    def action() -> None:
+        memory.copy(source, target)
+        if (end := ends.pop(0)) is not None:
+            raise end
+
+    steps.replay([target], action)
+    with pytest.raises(KeyboardInterrupt):
+        steps.replay([target], action)
+    memory.write(np.zeros(4, np.float32), target)
+    assert (memory.download(target) == 0).all(), "what was asked for while capturing is not done later"
+    steps.replay([target], action)
+    assert (memory.download(target) == 7).all()
+    assert steps.graphs.refused is None, "an interrupt says nothing about capturing"
+    counts = gpu.device.counts
+    assert (counts["cudaStreamBeginCapture"], counts["cudaGraphInstantiate"], counts["cudaGraphDestroy"]) == (2, 1, 2)
+
+
+def test_a_graph_that_has_no_room_is_done_without(
+    gpu: FakeGpu, memory: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cuda.bindings import runtime as cudart
+
+    out_of_memory = cudart.cudaError_t.cudaErrorMemoryAllocation
+    monkeypatch.setattr(cudart, "cudaGraphInstantiate", lambda graph, flags: (out_of_memory, None))
+    source, target = memory.upload(np.full(4, 7, np.float32)), memory.zeros((4,), "float32")
+    for _ in range(3):
+        memory.write(np.zeros(4, np.float32), target)
+        steps.replay([target], lambda: memory.copy(source, target))
+        assert (memory.download(target) == 7).all()
+    assert "the GPU has no room left" in str(steps.graphs.refused)
+    assert gpu.device.counts["cudaStreamBeginCapture"] == gpu.device.counts["cudaGraphDestroy"] == 1
+
+
 def test_without_graphs_every_step_is_asked_for(gpu: FakeGpu, memory: Any) -> None:
     from runtime.engines.cuda.steps import CudaSteps
 

@@ -43,17 +43,29 @@ class Graphs:
             self._destroy(self._kept.popitem()[1])
 
     def _capture(self, action: Callable[[], None]) -> Any:
+        """An instance of what `action` asks for; None, and `refused` says why, where that cannot be captured."""
+        try:
+            graph = self._recorded(action)
+            try:
+                return call(cudart.cudaGraphInstantiate, graph, 0)
+            finally:
+                cudart.cudaGraphDestroy(graph)
+        except EngineError as error:
+            self.refused = str(error)
+            return None
+
+    def _recorded(self, action: Callable[[], None]) -> Any:
+        """Whatever ends `action` early, also Ctrl-C: a stream left capturing would never do anything again."""
         call(cudart.cudaStreamBeginCapture, self._stream, MODE)
         try:
             action()
-            graph = call(cudart.cudaStreamEndCapture, self._stream)
-        except EngineError as error:
-            cudart.cudaStreamEndCapture(self._stream)
-            self.refused = str(error)
-            return None
-        instance = call(cudart.cudaGraphInstantiate, graph, 0)
-        call(cudart.cudaGraphDestroy, graph)
-        return instance
+        except BaseException:
+            error, graph = cudart.cudaStreamEndCapture(self._stream)
+            if int(error) == 0:
+                cudart.cudaGraphDestroy(graph)
+            cudart.cudaGetLastError()  # forget it: libraries look for it after their own launches
+            raise
+        return call(cudart.cudaStreamEndCapture, self._stream)
 
     def _keep(self, key: Hashable, instance: Any) -> None:
         self._kept[key] = instance
