@@ -242,6 +242,8 @@ def test_equal_work_gets_equal_addresses_in_whatever_order_memory_comes_back(gpu
 
 
 def test_memory_kept_for_reuse_gives_way_to_a_larger_piece(gpu: FakeGpu, memory: Any) -> None:
+    from cuda.bindings import runtime as cudart
+
     from runtime.engines.cuda.library import OutOfDeviceMemory
 
     gpu.device.memory = 10_000_000
@@ -256,6 +258,7 @@ def test_memory_kept_for_reuse_gives_way_to_a_larger_piece(gpu: FakeGpu, memory:
     )
     assert isinstance(caught.value, EngineError)
     memory.empty((9_000_000,), "uint8")
+    assert cudart.cudaGetLastError()[0] == 0, "a library would take it for an error of its next launch"
 
 
 def test_views_and_copies(memory: Any) -> None:
@@ -306,4 +309,20 @@ def test_a_compiler_that_refuses(gpu: FakeGpu, tmp_path: Any) -> None:
     with pytest.raises(EngineError) as caught:
         compile_cubin(b"this is no kernel", "step.cu", "sm_75000")
     assert str(caught.value).startswith("step.cu cannot be compiled for sm_75000 (")
-    assert str(caught.value).endswith("pip install --upgrade cuda-python nvidia-cuda-nvrtc-cu12")
+    assert str(caught.value).endswith("pip install --upgrade 'cuda-bindings[all]'")
+
+
+def test_a_compiler_that_makes_no_program_is_not_a_full_gpu(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """NVRTC's errors have the numbers of others in CUDA: 2 is no lack of memory here."""
+    from cuda.bindings import nvrtc
+
+    from runtime.engines.cuda.kernels import compile_cubin
+
+    failure = nvrtc.nvrtcResult.NVRTC_ERROR_PROGRAM_CREATION_FAILURE
+    monkeypatch.setattr(nvrtc, "nvrtcCreateProgram", lambda *_: (failure, None))
+    with pytest.raises(EngineError) as caught:
+        compile_cubin(b"", "step.cu", "sm_90")
+    assert str(caught.value) == (
+        "NVRTC refused <lambda>: NVRTC_ERROR_PROGRAM_CREATION_FAILURE. "
+        "Install it anew: pip install --upgrade 'cuda-bindings[all]'"
+    )

@@ -13,7 +13,7 @@ from typing import Any
 from cuda.bindings import driver, nvrtc
 from cuda.bindings import runtime as cudart
 
-from runtime.engines.cuda.library import call, call_driver, call_nvrtc
+from runtime.engines.cuda.library import INSTALL_NVRTC, call, call_driver, call_nvrtc
 from runtime.errors import EngineError
 from runtime.files import cache_folder
 
@@ -73,8 +73,8 @@ def _compiler() -> str:
         return "{}.{}".format(*call_nvrtc(nvrtc.nvrtcVersion))
     except (RuntimeError, OSError) as error:  # what the bindings raise differs by version
         raise EngineError(
-            "the kernels of the decode step need NVRTC, whose library was not found. "
-            "Install it: pip install nvidia-cuda-nvrtc-cu12, or the CUDA toolkit"
+            f"the kernels of the decode step need NVRTC, whose library was not found. "
+            f"Install it: {INSTALL_NVRTC}, or the CUDA toolkit"
         ) from error
 
 
@@ -88,8 +88,8 @@ def compile_cubin(text: bytes, name: str, architecture: str) -> bytes:
             call_nvrtc(nvrtc.nvrtcGetProgramLog, program, log)
             words = log.rstrip(b"\0").decode(errors="replace").strip()
             raise EngineError(
-                f"{name} cannot be compiled for {architecture} ({words}). Install an NVRTC that knows this GPU: "
-                f"pip install --upgrade cuda-python nvidia-cuda-nvrtc-cu12"
+                f"{name} cannot be compiled for {architecture} ({words}). "
+                f"Install an NVRTC that knows this GPU: {INSTALL_NVRTC}"
             )
         code = bytes(call_nvrtc(nvrtc.nvrtcGetCUBINSize, program))
         call_nvrtc(nvrtc.nvrtcGetCUBIN, program, code)

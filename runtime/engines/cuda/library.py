@@ -10,7 +10,8 @@ from cuda.bindings import runtime as cudart
 
 from runtime.errors import EngineError
 
-OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation
+OUT_OF_MEMORY = 2  # cudaErrorMemoryAllocation and CUDA_ERROR_OUT_OF_MEMORY; NVRTC's numbers mean other things
+INSTALL_NVRTC = "pip install --upgrade 'cuda-bindings[all]'"  # brings the libraries of its own CUDA version
 
 
 class OutOfDeviceMemory(EngineError):
@@ -21,7 +22,8 @@ def call(function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function of the CUDA runtime: its result, the results as a tuple, or None. Raises EngineError."""
     error, *results = function(*arguments)
     if int(error) != 0:
-        _refuse(function, int(error), str(_text(error)))
+        cudart.cudaGetLastError()  # CUDA keeps it until asked, and libraries take it for one of their own launches
+        raise _refusal(function, int(error), _text(cudart.cudaGetErrorString(error)[1]))
     return results[0] if len(results) == 1 else tuple(results) or None
 
 
@@ -29,7 +31,7 @@ def call_driver(function: Callable[..., Any], *arguments: Any) -> Any:
     """The same for the driver's functions."""
     error, *results = function(*arguments)
     if int(error) != 0:
-        _refuse(function, int(error), _driver_text(error))
+        raise _refusal(function, int(error), _text(driver.cuGetErrorString(error)[1]))
     return results[0] if len(results) == 1 else tuple(results) or None
 
 
@@ -37,18 +39,21 @@ def call_nvrtc(function: Callable[..., Any], *arguments: Any) -> Any:
     """The same for the runtime compiler's functions."""
     error, *results = function(*arguments)
     if int(error) != 0:
-        _refuse(function, int(error), str(nvrtc.nvrtcGetErrorString(error)[1]))
+        text = _text(nvrtc.nvrtcGetErrorString(error)[1])
+        raise EngineError(f"NVRTC refused {function.__name__}: {text}. Install it anew: {INSTALL_NVRTC}")
     return results[0] if len(results) == 1 else tuple(results) or None
 
 
-def _refuse(function: Callable[..., Any], code: int, text: str) -> None:
-    if code == OUT_OF_MEMORY:
-        free, total = (value / 1e9 for value in _memory())
-        raise OutOfDeviceMemory(
-            f"the GPU has no room left ({free:.1f} of {total:.1f} GB are free). Crop the scene, end other programs "
-            f"that use the GPU, or build the engines again with smaller --max_voxels or --max_length."
+def _refusal(function: Callable[..., Any], code: int, text: str) -> EngineError:
+    if code != OUT_OF_MEMORY:
+        return EngineError(
+            f"CUDA refused {function.__name__}: {text}. Check the driver with: python run_engine.py --doctor"
         )
-    raise EngineError(f"CUDA refused {function.__name__}: {text}. Check the driver with: python run_engine.py --doctor")
+    free, total = (value / 1e9 for value in _memory())
+    return OutOfDeviceMemory(
+        f"the GPU has no room left ({free:.1f} of {total:.1f} GB are free). Crop the scene, end other programs "
+        f"that use the GPU, or build the engines again with smaller --max_voxels or --max_length."
+    )
 
 
 def _memory() -> tuple[int, int]:
@@ -56,11 +61,5 @@ def _memory() -> tuple[int, int]:
     return (int(free), int(total)) if int(error) == 0 else (0, 0)
 
 
-def _text(error: Any) -> str:
-    text = cudart.cudaGetErrorString(error)[1]
-    return text.decode() if isinstance(text, bytes) else str(text)
-
-
-def _driver_text(error: Any) -> str:
-    text = driver.cuGetErrorString(error)[1]
+def _text(text: bytes | str) -> str:
     return text.decode() if isinstance(text, bytes) else str(text)

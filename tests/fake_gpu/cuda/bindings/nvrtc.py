@@ -19,6 +19,7 @@ KERNEL = re.compile(rb'extern\s+"C"[\s\w()]*?__global__[\s\w()]*?\bvoid\s+(\w+)\
 
 class nvrtcResult(IntEnum):
     NVRTC_SUCCESS = 0
+    NVRTC_ERROR_PROGRAM_CREATION_FAILURE = 2
     NVRTC_ERROR_INVALID_INPUT = 3
     NVRTC_ERROR_INVALID_PROGRAM = 4
     NVRTC_ERROR_INVALID_OPTION = 5

@@ -82,7 +82,7 @@ TEXTS = {0: "no error", 1: "invalid argument", 2: "out of memory", 100: "no CUDA
 
 
 def _counted(results: int = 0) -> Any:
-    """Count calls by name; without a GPU fail with `results` times None. A stream's work may raise IllegalAddress."""
+    """Count calls by name, remember failures; without a GPU fail with `results` times None. Work may raise."""
 
     def decorate(function: Any) -> Any:
         @wraps(function)
@@ -92,7 +92,9 @@ def _counted(results: int = 0) -> Any:
                 return (cudaError_t.cudaErrorNoDevice, *itertools.repeat(None, results))
             _ = device.current  # the thread has a context from here on
             answer = function(*arguments)
-            return answer if isinstance(answer, tuple) else (answer, *itertools.repeat(None, results))
+            answer = answer if isinstance(answer, tuple) else (answer, *itertools.repeat(None, results))
+            device.thread.last_error = answer[0] or getattr(device.thread, "last_error", OK)
+            return answer
 
         return called
 
@@ -151,7 +153,9 @@ def cudaGetErrorName(error: int) -> Any:
 
 
 def cudaGetLastError() -> Any:
-    return (OK,)
+    """What failed last in this thread, which is then forgotten."""
+    error, device.thread.last_error = getattr(device.thread, "last_error", OK), OK
+    return (error,)
 
 
 @_counted(2)
