@@ -99,13 +99,14 @@ def _difference(
     a, b = want.astype(np.float64).ravel(), got.astype(np.float64).ravel()
     norm, other = float(np.linalg.norm(a)), float(np.linalg.norm(b))
     error = float(np.linalg.norm(a - b))
+    known = np.isfinite([norm, other]).all() and norm and other
     return Difference(
         quantity=quantity,
         layer=layer,
         step=step,
         error=error / norm if norm else error,
         largest=float(np.abs(a - b).max(initial=0.0)),
-        cosine=float(a @ b / (norm * other)) if norm and other else float(norm == other),
+        cosine=float(a @ b / (norm * other)) if known else float(norm == other),
         limit=limit,
     )
 

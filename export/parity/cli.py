@@ -1,0 +1,197 @@
+"""The command line of `python -m export.parity`."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from export.parity import BACKENDS
+from runtime.door import guarded
+from runtime.errors import SceneError
+
+if TYPE_CHECKING:  # torch takes seconds to import: --help and a mistyped option should not wait for it
+    from export.parity.ladder import Ladder
+    from runtime.rung import Recording
+
+EXIT_DIFFERENT = 1
+EPILOG = """\
+examples:
+  python -m export.parity --bundle bundle --model CHECKPOINT --point_cloud scene.ply
+  python -m export.parity -m bundle --model CHECKPOINT -p scene.ply --backends torch onnxruntime tensorrt
+  python -m export.parity --bundle bundle --model CHECKPOINT --point_cloud scene.ply --against robot.npz
+
+The last compares with a rung that was recorded elsewhere: python -m runtime.record --help.
+Exit code: 0 equal or equal within precision, 1 different, 2 could not be done.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options."""
+    p = argparse.ArgumentParser(
+        prog="python -m export.parity",
+        description="Climb from the literal reference to the compiled engine, and say where they first depart.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    p.add_argument("-m", "--bundle", type=Path, required=True)
+    p.add_argument("--model", help="the checkpoint of the bundle, for the torch rungs")
+    p.add_argument("-p", "--point_cloud", type=Path, nargs="+", default=[], help="one scene or several")
+    p.add_argument("--backends", nargs="+", choices=BACKENDS, default=["torch", "onnxruntime"],
+                   help="rungs; torch is the reference and the clean modules (default: torch onnxruntime)")  # fmt: skip
+    p.add_argument("--against", type=Path, nargs="+", default=[], metavar="FILE.npz",
+                   help="rungs recorded elsewhere, put on top of the ladder")  # fmt: skip
+    p.add_argument("--device", default="cuda:0", help="of the rungs on a GPU (default: cuda:0)")
+    p.add_argument("--no_cleanup", action="store_true", help="take the points as they are")
+    p.add_argument("--pcd_theta", type=float, help="as it was given to export_model.py")
+    p.add_argument("--forced_steps", type=int, default=64, help="decode steps with given tokens (default: 64)")
+    p.add_argument("--free_tokens", type=int, default=256, help="greedy tokens (default: 256)")
+    p.add_argument("--report", type=Path, metavar="FILE.json", help="write all differences")
+    p.add_argument("-q", "--quiet", action="store_true", help="print errors only; the exit code tells the verdict")
+    p.add_argument("--json", action="store_true", help="print the result as one line, without the single differences")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Compare: 0 equal (within precision), 1 different, 2 with one sentence on stderr when it cannot be done."""
+    return guarded(
+        "python -m export.parity",
+        lambda: _compare(parser().parse_args(arguments)),
+        interrupted="nothing was written",
+        install="pip install '.[onnxruntime,export,reference]'",
+    )
+
+
+def _compare(args: argparse.Namespace) -> int:
+    _check(args)
+    from export.parity.ladder import scene_result, verdict_of, worst
+    from export.parity.verdict import DIFFERENT
+
+    recorded = _load(args.against)
+    ladder = _ladder(args)
+    scenes = []
+    with tqdm(total=0, unit="rung", desc="Ladder", disable=args.quiet or args.json, leave=False) as bar:
+        for source in args.point_cloud:
+            rungs = [*ladder.record(source, lambda name: _step(bar, name)), *_of_scene(recorded, source)]
+            scenes.append(scene_result(source.name, rungs))
+    result: dict[str, Any] = {
+        "verdict": worst([verdict_of(scenes)]),
+        "created_by": "spatiallm-export",
+        "command": shlex.join(["python", "-m", "export.parity", *sys.argv[1:]]),
+        "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "scenes": scenes,
+    }
+    if args.report:
+        _write(args.report, result)
+    _print(args, result)
+    return EXIT_DIFFERENT if result["verdict"] == DIFFERENT else 0
+
+
+def _step(bar: Any, name: str) -> None:
+    bar.set_postfix_str(name)
+    bar.update()
+
+
+def _ladder(args: argparse.Namespace) -> Ladder:
+    from export.checkpoint import open_checkpoint
+    from export.parity.ladder import Ladder
+    from runtime.bundle import Bundle
+    from runtime.rung import Plan
+    from runtime.scene import Request
+
+    bundle = Bundle.open(args.bundle)
+    position = bundle.manifest.position
+    checkpoint = None
+    if args.model is not None:
+        variant = {} if position.variant is None else {"variant": position.variant}
+        checkpoint = open_checkpoint(
+            args.model,
+            vlm_pe=position.vlm_pe,
+            merge_rule=position.merge_rule,
+            pcd_theta=args.pcd_theta,
+            round_encoder_to_bf16=bundle.manifest.encoder_weights == "rounded to bf16",
+            **variant,
+        )
+        checkpoint.verify()
+    return Ladder(
+        bundle=bundle,
+        checkpoint=checkpoint,
+        backends=args.backends,
+        device=args.device,
+        request=Request(clean_up=not args.no_cleanup),
+        plan=Plan(forced_steps=args.forced_steps, free_tokens=args.free_tokens),
+    )
+
+
+def _load(paths: Sequence[Path]) -> list[Recording]:
+    from runtime.rung import Recording
+
+    return [Recording.load(path) for path in paths]
+
+
+def _of_scene(recordings: Sequence[Recording], source: Path) -> Iterator[Recording]:
+    yield from (recording for recording in recordings if recording.facts.get("scene") == source.name)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.point_cloud:
+        raise SceneError("--point_cloud names the scene or scenes to compare on; give at least one.")
+    if "torch" in args.backends and args.model is None:
+        raise SceneError("--model must name the bundle's checkpoint, from which the torch rungs are made.")
+    for name in ("forced_steps", "free_tokens"):
+        if getattr(args, name) < 1:
+            raise SceneError(f"--{name} is {getattr(args, name)}, but at least 1 is needed.")
+    if args.report and args.report.suffix.lower() != ".json":
+        raise SceneError(f"{args.report}: the ending is {args.report.suffix!r}, but .json was expected.")
+
+
+def _write(path: Path, result: dict[str, Any]) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be written ({error.strerror}). Choose another --report.") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
+    if args.json:
+        print(json.dumps(_without_differences(result)))
+    elif not args.quiet:
+        for scene in result["scenes"]:
+            print(f"{scene['scene']}")
+            for rung in scene["rungs"]:
+                for line in _lines(rung):
+                    print(f"  {line}")
+        print(f"Verdict: {result['verdict']}.")
+
+
+def _lines(rung: dict[str, Any]) -> Iterator[str]:
+    """A rung in words: against the one below, and, where that is another, against the reference."""
+    below, reference = rung["below"], rung["reference"]
+    if reference is None:
+        yield f"{rung['rung']}: the reference"
+        return
+    yield f"{rung['rung']}: {reference['verdict']}; {reference['reason']}"
+    if below["against"] != reference["against"]:
+        yield f"    against {below['against']}: {below['verdict']}; {below['reason']}"
+
+
+def _without_differences(result: dict[str, Any]) -> dict[str, Any]:
+    def short(comparison: dict[str, Any] | None) -> dict[str, Any] | None:
+        return None if comparison is None else {k: v for k, v in comparison.items() if k != "differences"}
+
+    scenes = [
+        {**scene, "rungs": [rung | {k: short(rung[k]) for k in ("below", "reference")} for rung in scene["rungs"]]}
+        for scene in result["scenes"]
+    ]
+    return {**result, "scenes": scenes}

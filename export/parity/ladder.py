@@ -1,0 +1,104 @@
+"""Running the rungs of a ladder and putting their comparisons together."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from export.checkpoint import Checkpoint
+from export.parity import BACKENDS
+from export.parity.torch_rungs import record_modules, record_reference, torch_pipeline
+from export.parity.verdict import DIFFERENT, EQUAL, WITHIN, Comparison, judge
+from runtime.bundle import Bundle
+from runtime.pipeline import Pipeline
+from runtime.rung import Plan, Recording, record_rung
+from runtime.scene import Request
+
+ORDER = (DIFFERENT, WITHIN, EQUAL)  # worst first
+Note = Callable[[str], None]  # called with the name of each rung when it begins
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ladder:
+    """What is run, and how."""
+
+    bundle: Bundle
+    checkpoint: Checkpoint | None  # for the torch rungs
+    backends: Sequence[str]
+    device: str = "cuda:0"  # of the rungs on a GPU
+    request: Request
+    plan: Plan
+
+    def record(self, source: Path, note: Note) -> Iterator[Recording]:
+        """The rungs of one scene, lowest first. Each is closed before the next begins. Raises SceneError."""
+        for backend in (name for name in BACKENDS if name in self.backends):
+            if backend == "torch":
+                yield from self._torch(source, note)
+            else:
+                yield self._runtime(backend, source, note)
+
+    def _torch(self, source: Path, note: Note) -> Iterator[Recording]:
+        assert self.checkpoint is not None, "the torch rungs need a checkpoint"
+        pipeline = torch_pipeline(self.bundle, self.checkpoint)
+        note("reference")
+        yield record_reference(pipeline, self.checkpoint, source, self.request, self.plan)
+        note("torch modules")
+        yield record_modules(pipeline, source, self.request, self.plan)
+
+    def _runtime(self, backend: str, source: Path, note: Note) -> Recording:
+        name, _, place = backend.partition("-")
+        device = self.device if place or name == "tensorrt" else "cpu"
+        rung = name if name == "tensorrt" else f"{name} {device.split(':')[0]}"
+        note(rung)
+        with Pipeline.load(self.bundle.folder, backend=name, device=device) as pipeline:
+            return record_rung(pipeline, source, self.request, self.plan, rung)
+
+
+def scene_result(scene: str, recordings: Iterable[Recording]) -> dict[str, Any]:
+    """The comparisons of one scene's rungs: each with the one below it and with the lowest. Raises SceneError."""
+    rungs: list[dict[str, Any]] = []
+    lowest: Recording | None = None
+    below: Recording | None = None
+    for recording in recordings:
+        rungs.append(
+            {
+                "rung": recording.name,
+                "facts": recording.facts,
+                "below": None if below is None else to_json(judge(below, recording)),
+                "reference": None if lowest is None else to_json(judge(lowest, recording)),
+            }
+        )
+        lowest, below = lowest or recording, recording
+    return {"scene": scene, "rungs": rungs}
+
+
+def worst(verdicts: Iterable[str]) -> str:
+    """The verdict over several; "equal" for none."""
+    return min(verdicts, key=ORDER.index, default=EQUAL)
+
+
+def verdict_of(scenes: Iterable[dict[str, Any]]) -> str:
+    """Of all rungs against the reference."""
+    rungs = [rung for scene in scenes for rung in scene["rungs"]]
+    return worst(rung["reference"]["verdict"] for rung in rungs if rung["reference"] is not None)
+
+
+def to_json(comparison: Comparison) -> dict[str, Any]:
+    """Plain values."""
+    first, tokens = comparison.departure, comparison.tokens
+    return {
+        "rung": comparison.rung,
+        "against": comparison.against,
+        "verdict": comparison.verdict,
+        "reason": comparison.reason,
+        "why": comparison.limits.why,
+        "departure": None if first is None else first.place,
+        "tokens": {**dataclasses.asdict(tokens), "coin_toss": tokens.coin_toss},
+        "differences": [
+            {**dataclasses.asdict(difference), "place": difference.place, "within": difference.within}
+            for difference in comparison.differences
+        ],
+    }

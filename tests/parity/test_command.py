@@ -1,0 +1,92 @@
+"""`python -m export.parity` and `python -m runtime.record` from the outside."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.parity.cli import main as parity
+from runtime.record import main as record
+from tests.blocked import run_without
+from tests.exported import Export, Exported
+from tests.scenes import room
+
+SHORT = ("--forced_steps", "3", "--free_tokens", "5", "--no_cleanup")
+
+
+@pytest.fixture
+def case(exported: Export) -> Exported:
+    return exported("qwen", "3D_RoPE", "3D_only", "causal")
+
+
+@pytest.fixture
+def cloud(tmp_path: Path) -> Path:
+    path = tmp_path / "scene.npy"
+    np.save(path, room(1, 4000, (4.0, 3.0, 2.5)).points)
+    return path
+
+
+def arguments(case: Exported, cloud: Path, *more: object) -> list[str]:
+    fixed = ["--bundle", case.bundle.folder, "--model", case.checkpoint.folder, "--point_cloud", cloud]
+    return [str(part) for part in (*fixed, *SHORT, *more)]
+
+
+def test_a_ladder_with_a_rung_from_elsewhere(
+    case: Exported, cloud: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rung, report = tmp_path / "rung.npz", tmp_path / "parity.json"
+    fixed = ["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), "--output", str(rung)]
+    assert record([*fixed, *SHORT, "--backend", "onnxruntime", "--rung", "robot", "--quiet"]) == 0
+    assert parity(arguments(case, cloud, "--against", rung, "--report", report)) == 0
+    said = capsys.readouterr().out
+    for line in ("reference: the reference", "torch modules: equal;", "onnxruntime cpu: equal;", "robot: equal;"):
+        assert line in said
+    assert said.endswith("Verdict: equal.\n")
+    result = json.loads(report.read_text())
+    rungs = result["scenes"][0]["rungs"]
+    assert [each["rung"] for each in rungs] == ["reference", "torch modules", "onnxruntime cpu", "robot"]
+    assert all(difference["within"] for each in rungs[1:] for difference in each["reference"]["differences"])
+
+
+def test_a_bundle_of_another_checkpoint_is_different(
+    case: Exported, exported: Export, cloud: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The checkpoint's weights changed after the export, say."""
+    other = exported("qwen", "3D_RoPE", "3D_only", "causal", seed=5)
+    wrong = Exported(other.checkpoint, case.bundle, case.prefill_attention)
+    assert parity(arguments(wrong, cloud, "--json")) == 1
+    result = json.loads(capsys.readouterr().out)
+    assert result["verdict"] == "different"
+    assert result["scenes"][0]["rungs"][2]["reference"]["departure"] == "point tokens"
+    assert "differences" not in result["scenes"][0]["rungs"][2]["reference"]
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--forced_steps", "0"], "--forced_steps is 0, but at least 1 is needed."),
+        (["--report", "parity.txt"], "parity.txt: the ending is '.txt', but .json was expected."),
+        (["--against", "nowhere.npz"], "nowhere.npz: not a recording of a rung"),
+    ],
+)
+def test_refusals(
+    case: Exported, cloud: Path, capsys: pytest.CaptureFixture[str], more: list[str], sentence: str
+) -> None:
+    assert parity(arguments(case, cloud, *more)) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_torch_rungs_need_a_checkpoint(case: Exported, cloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert parity(["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud)]) == 2
+    assert "--model must name the bundle's checkpoint" in capsys.readouterr().err
+
+
+def test_recording_needs_neither_torch_nor_onnx(case: Exported, cloud: Path, tmp_path: Path) -> None:
+    code = "import sys; from runtime.record import main; sys.exit(main(sys.argv[1:]))"
+    fixed = ["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), "--output", str(tmp_path / "r.npz")]
+    result = run_without(("torch", "transformers", "onnx"), code, *fixed, *SHORT, "--backend", "onnxruntime", "--json")
+    assert result.returncode == 0, result.stderr
+    assert json.loads(result.stdout)["rung"] == "onnxruntime cpu"

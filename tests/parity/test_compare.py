@@ -1,0 +1,116 @@
+"""Comparison and verdict on small recordings made by hand; recordings on disk."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from export.parity.limits import LIMITS
+from export.parity.verdict import DIFFERENT, EQUAL, WITHIN, judge
+from runtime.errors import SceneError
+from runtime.rung import Recording
+from runtime.rung.recording import NAMES
+
+LAYERS, WIDTH, ROWS, STEPS = 3, 4, 5, 2
+FACTS = {
+    "rung": "a", "precision": "fp32", "quantization": None, "scene_sha256": "s", "positions": ROWS, "family": "qwen",
+    "vlm_pe": None, "merge_rule": None, "prefill_attention": "causal",
+}  # fmt: skip
+
+
+def recording(rung: str = "a", tokens: tuple[int, ...] = (1, 2, 3), **facts: object) -> Recording:
+    rng = np.random.default_rng(0)
+
+    def some(*shape: int) -> np.ndarray:
+        return rng.normal(size=shape).astype(np.float32)
+
+    arrays = {f"tables.{name}": some(ROWS, WIDTH) for name in ("cos_3d", "sin_3d", "cos_1d", "sin_1d")}
+    arrays |= {"point_tokens": some(2, 6), "prefill.logits": some(9), "prefill.rows": some(ROWS, 2 * LAYERS, 1, WIDTH)}
+    arrays |= {"forced.ids": np.zeros(STEPS, np.int32), "forced.logits": some(STEPS, 9)}
+    arrays |= {"forced.rows": some(STEPS, 2 * LAYERS, 1, WIDTH)}
+    arrays |= {"free.tokens": np.array(tokens, np.int32), "free.margins": np.array([1.0, 0.01, 0.5], np.float32)}
+    assert set(arrays) == set(NAMES)
+    return Recording(FACTS | {"rung": rung} | facts, arrays)
+
+
+def off(got: Recording, name: str, index: tuple[object, ...], factor: float) -> Recording:
+    array = got.arrays[name].copy()
+    array[index] *= factor
+    return Recording(got.facts, got.arrays | {name: array})
+
+
+def test_equal_bits_are_equal() -> None:
+    found = judge(recording(), recording("b"))
+    assert found.verdict == EQUAL
+    assert found.reason == "all 3 greedy tokens are equal; float32 sums in another order."
+
+
+@pytest.mark.parametrize("layer", range(LAYERS))
+def test_the_first_layer_that_departs_is_named(layer: int) -> None:
+    wrong = off(recording("b"), "prefill.rows", (slice(None), LAYERS + layer), 1.001)
+    wrong = off(wrong, "forced.logits", (0,), 1.1)
+    found = judge(recording(), wrong)
+    assert found.verdict == DIFFERENT
+    assert found.departure is not None
+    assert found.departure.place == f"values of the prompt of layer {layer}"
+    assert found.departure.error == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_precision_widens_the_limits_of_the_pair() -> None:
+    wrong = off(recording("b", precision="fp16"), "prefill.rows", (slice(None), 0), 1.001)
+    assert judge(recording(), wrong).verdict == WITHIN
+    assert judge(recording(), off(wrong, "prefill.rows", (slice(None), 0), 1.01)).verdict == DIFFERENT
+    assert LIMITS["fp32"].rows < LIMITS["fp16"].rows < LIMITS["bf16"].rows
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_what_is_no_number_is_different(value: float) -> None:
+    found = judge(recording(), off(recording("b"), "prefill.logits", (0,), value))
+    assert found.verdict == DIFFERENT
+
+
+def test_a_token_within_the_error_is_a_coin_toss() -> None:
+    """The reference's margin at token 1 is 0.01."""
+    got = recording("b", tokens=(1, 7, 3), precision="fp16")
+    logits = got.arrays["forced.logits"].copy()
+    logits[1, 0] += 0.006  # twice that is more than the margin
+    found = judge(recording(), Recording(got.facts, got.arrays | {"forced.logits": logits}))
+    assert (found.verdict, found.tokens.equal, found.tokens.coin_toss) == (WITHIN, 1, True)
+    assert "a coin toss" in found.reason
+
+
+def test_a_token_at_a_wide_margin_is_a_difference() -> None:
+    found = judge(recording(), recording("b", tokens=(4, 2, 3), precision="fp16"))
+    assert (found.verdict, found.departure, found.tokens.equal) == (DIFFERENT, None, 0)
+    assert found.reason.startswith("greedy token 0 differs, where the margin is 1, more than")
+
+
+@pytest.mark.parametrize(("fact", "value"), [("scene_sha256", "other"), ("vlm_pe", "3D_RoPE"), ("family", "llama")])
+def test_recordings_of_something_else_are_refused(fact: str, value: str) -> None:
+    with pytest.raises(SceneError, match=re.escape(f"b: its recording has another {fact} ({value})")):
+        judge(recording(), recording("b", **{fact: value}))
+
+
+def test_a_recording_survives_the_disk(tmp_path: Path) -> None:
+    recording("b", device="x").save(tmp_path / "r.npz")
+    back = Recording.load(tmp_path / "r.npz")
+    assert back.facts == recording("b", device="x").facts
+    assert judge(recording(), back).verdict == EQUAL
+    assert [path.name for path in tmp_path.iterdir()] == ["r.npz"]
+
+
+def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.npz"
+    for content in (b"", b"no zip", json.dumps({}).encode()):
+        path.write_bytes(content)
+        with pytest.raises(SceneError, match=r"r\.npz: not a recording of a rung"):
+            Recording.load(path)
+    np.savez(path, facts=np.frombuffer(b'{"schema": 1}', np.uint8))
+    with pytest.raises(SceneError, match=r"it lacks tables\.cos_3d"):
+        Recording.load(path)
+    with pytest.raises(SceneError, match="not a recording"):
+        Recording.load(tmp_path / "missing.npz")
