@@ -1,13 +1,16 @@
-"""Reading small files that came from somewhere else."""
+"""Small files that came from somewhere else, and those that are kept between runs."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
+import secrets
 import stat
 from pathlib import Path
 
 LARGEST = 1 << 26  # bytes; a manifest or a config.json is a thousandth of that
+DIGEST = 32  # bytes of a SHA-256
 
 
 def read_small_text(path: Path, largest: int = LARGEST) -> str:
@@ -24,5 +27,32 @@ def read_small_text(path: Path, largest: int = LARGEST) -> str:
 
 
 def cache_folder() -> Path:
-    """Where compiled kernels and timing caches are kept between runs."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spatiallm-export"
+    """Where compiled kernels and timing caches are kept between runs. Raises OSError where no place is known."""
+    if given := os.environ.get("XDG_CACHE_HOME"):
+        return Path(given) / "spatiallm-export"
+    try:
+        return Path.home() / ".cache" / "spatiallm-export"
+    except RuntimeError as error:  # a user without a name, as containers have
+        raise FileNotFoundError(errno.ENOENT, "no home is known, set XDG_CACHE_HOME or HOME", "~/.cache") from error
+
+
+def read_kept(path: Path) -> bytes | None:
+    """What `write_kept` left, or None where there is nothing or it was cut short or altered since."""
+    try:
+        if not stat.S_ISREG((status := path.stat()).st_mode) or status.st_size > LARGEST:
+            return None
+        digest, data = (text := path.read_bytes())[:DIGEST], text[DIGEST:]
+    except OSError:
+        return None
+    return data if digest == hashlib.sha256(data).digest() else None
+
+
+def write_kept(path: Path, data: bytes) -> None:
+    """Keep data behind its digest. Raises OSError, and leaves nothing half-written then."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.write_bytes(hashlib.sha256(data).digest() + data)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -135,8 +135,8 @@ def _tail(path: Path) -> str:
 
 def _kept(job: Job) -> str:
     """Save the log of a failed build from the folder that goes, and say where it is."""
-    folder = cache_folder() / "logs"
     try:
+        folder = cache_folder() / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         kept = shutil.copyfile(job.log, folder / f"{job.key}-{job.graph}.log")
     except OSError:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -301,6 +303,34 @@ def test_kernels_are_compiled_once_and_read_back(gpu: FakeGpu, memory: Any, tmp_
     monkeypatch.setenv("XDG_CACHE_HOME", "/proc/nowhere")  # a disk that cannot be written
     kernels.Kernels(0).close()
     assert compiled == ["sm_90"] * 2
+
+
+@pytest.mark.parametrize("damage", ["cut", "altered", "empty", "folder", "pipe"])
+def test_a_damaged_cache_of_kernels_is_made_anew(gpu: FakeGpu, memory: Any, tmp_path: Any, damage: str) -> None:
+    """What it holds is machine code: the driver must never see it."""
+    from runtime.engines.cuda.kernels import SOURCE, cubin
+
+    code, (kept,) = cubin(SOURCE, "sm_90"), (tmp_path / "spatiallm-export").iterdir()
+    whole = kept.read_bytes()
+    kept.unlink()
+    if damage in ("folder", "pipe"):
+        kept.mkdir() if damage == "folder" else os.mkfifo(kept)
+    else:
+        kept.write_bytes({"cut": whole[:-1], "altered": whole[:-1] + b"!", "empty": b""}[damage])
+    assert cubin(SOURCE, "sm_90") == code
+    assert kept.is_dir() if damage == "folder" else kept.read_bytes() == whole
+    assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_kernels_of_a_user_without_a_home(gpu: FakeGpu, memory: Any, monkeypatch: Any) -> None:
+    from runtime.engines.cuda.kernels import SOURCE, cubin
+
+    def nobody() -> Any:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr(Path, "home", nobody)
+    assert cubin(SOURCE, "sm_90") == cubin(SOURCE, "sm_90")
 
 
 def test_a_compiler_that_refuses(gpu: FakeGpu, tmp_path: Any) -> None:

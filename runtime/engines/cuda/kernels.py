@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import hashlib
-import secrets
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from cuda.bindings import runtime as cudart
 
 from runtime.engines.cuda.library import INSTALL_NVRTC, call, call_driver, call_nvrtc
 from runtime.errors import EngineError
-from runtime.files import cache_folder
+from runtime.files import cache_folder, read_kept, write_kept
 
 SOURCE = Path(__file__).with_name("step.cu")
 Dim = tuple[int, int]
@@ -55,15 +54,15 @@ def cubin(source: Path, architecture: str) -> bytes:
     """Machine code of a source file, from the disk where it was compiled before."""
     text, compiler = source.read_bytes(), _compiler()
     digest = hashlib.sha256(text + architecture.encode() + compiler.encode()).hexdigest()[:24]
-    kept = cache_folder() / f"{source.stem}-{architecture}-{digest}.cubin"
-    with contextlib.suppress(OSError):
-        return kept.read_bytes()
+    try:
+        kept = cache_folder() / f"{source.stem}-{architecture}-{digest}.cubin"
+    except OSError:
+        return compile_cubin(text, source.name, architecture)
+    if (known := read_kept(kept)) is not None:  # damaged code could crash the driver, so it is compiled anew
+        return known
     code = compile_cubin(text, source.name, architecture)
     with contextlib.suppress(OSError):  # a disk that cannot be written costs a second at the next start, no more
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(f".{secrets.token_hex(4)}")
-        partial.write_bytes(code)
-        partial.replace(kept)
+        write_kept(kept, code)
     return code
 
 
