@@ -36,6 +36,11 @@ class Engines:
     def load(cls, bundle: Bundle, backend: Backend) -> Engines:
         """Load all three. Raises EngineError."""
         check_dialect(bundle, backend.name)
+        with backend.exclusive():  # the back end may be of another thread, or run another bundle's scene
+            return cls._load(bundle, backend)
+
+    @classmethod
+    def _load(cls, bundle: Bundle, backend: Backend) -> Engines:
         encoder, prefill, decode = (backend.load(bundle, graph) for graph in ("encoder", "prefill", "decode"))
         manifest = _within(bundle.manifest, decode)
         table = rope_table(np.arange(manifest.cache.capacity), None, manifest.position.text)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -53,7 +51,6 @@ class OrtCudaBackend(CudaMemory):
         self.steps = CudaSteps(self, captures=False)  # a session's run is not ours to capture
         self._weights = Weights()
         self._engines: list[OrtEngine] = []
-        self._lock = threading.RLock()
 
     def load(self, bundle: Bundle, graph: str) -> Engine:
         """Open a session. Raises EngineError when ONNX Runtime refuses the graph or cannot use the GPU."""
@@ -78,20 +75,8 @@ class OrtCudaBackend(CudaMemory):
         values = [-1 if start is None else start for start in starts]
         self.steps.append_rows(source, target, self.upload(np.asarray(values, np.int32)))
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """The stream serves one pass at a time."""
-        with self._lock:
-            self.use()
-            yield
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.use()
-        self.synchronize()
+    def _unload(self) -> None:
         for engine in self._engines:  # sessions hold the stream and memory of their own
             engine.close()
         self._engines.clear()
         self.steps.close()
-        super().close()

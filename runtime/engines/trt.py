@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +18,7 @@ from runtime.engines.cuda.memory import CudaMemory
 from runtime.engines.cuda.steps import CudaSteps
 from runtime.engines.plans import Plans, find_plans
 from runtime.engines.record import rebuild
-from runtime.engines.trt_engine import VIEWS, TrtEngine
+from runtime.engines.trt_engine import VIEWS, TrtEngine, input_shapes
 from runtime.errors import EngineError
 
 
@@ -63,7 +61,6 @@ class TrtBackend(CudaMemory):
         self._verify = verify
         self._engines: list[TrtEngine] = []
         self._plans: dict[Path, Any] = {}
-        self._lock = threading.RLock()
 
     def load(self, bundle: Bundle, graph: str) -> Engine:
         """Deserialize a plan and, for decode, try one step. Raises EngineError with what to do."""
@@ -84,6 +81,7 @@ class TrtBackend(CudaMemory):
             engine = compat.deserialize(self._runtime, data, host_code=plans.record.version_compatible)
             if engine is None:
                 self._refuse(path, plans)
+            plans.match(name, input_shapes(engine), int(engine.num_optimization_profiles))
             self.scratch.reserve(compat.scratch_bytes(engine))
             self.steps.graphs.clear()  # scratch may have moved
             self._plans[path] = engine
@@ -101,25 +99,13 @@ class TrtBackend(CudaMemory):
         values = [-1 if start is None else start for start in starts]
         self.steps.append_rows(source, target, self.upload(np.asarray(values, np.int32)))
 
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """Contexts, scratch memory and stream serve one pass at a time."""
-        with self._lock:
-            self.use()
-            yield
-
-    def close(self) -> None:
-        if self.closed:
-            return
-        self.use()
-        self.synchronize()
+    def _unload(self) -> None:
         for engine in self._engines:
             engine.close()
         self._engines.clear()
         self._plans.clear()
         self.steps.close()
         del self.scratch, self._runtime
-        super().close()
 
     def _try(self, engine: TrtEngine, plans: Plans) -> None:
         try:

@@ -9,6 +9,10 @@ from typing import Any
 
 import pytest
 
+from runtime.bundle import Bundle
+from runtime.engines import open_backend
+from runtime.errors import EngineError
+from runtime.pipeline import Pipeline
 from runtime.scene import Request
 from tests.engines.built import (
     CLOUDS,
@@ -97,6 +101,69 @@ def test_closing_twice_and_leaving_early(here: Place) -> None:
 
 def interrupt(_: str) -> None:
     raise KeyboardInterrupt
+
+
+def test_closing_waits_for_the_scene_of_another_thread(here: Place) -> None:
+    want, before = tokens_of(run(plain(here))), here.used()
+    pipeline, begun, closed = here.load(), threading.Event(), threading.Event()
+
+    def close(opened: Pipeline) -> None:
+        begun.wait(timeout=60)
+        opened.close()
+        closed.set()
+
+    def slowly(_: str) -> None:
+        begun.set()
+        assert not closed.wait(timeout=0.02)
+
+    closer = threading.Thread(target=close, args=(pipeline,))
+    closer.start()
+    assert tokens_of(run(pipeline, on_text=slowly)) == want
+    closer.join(timeout=60)
+    del closer
+    with pytest.raises(EngineError) as caught:
+        run(pipeline)
+    assert str(caught.value) == "the pipeline was closed. Load the bundle again."
+    del pipeline, caught
+    gc.collect()
+    assert here.used() == before
+
+
+def test_a_scene_within_a_scene_is_refused(here: Place) -> None:
+    """Both would write into one ring."""
+    want = tokens_of(run(plain(here)))
+    with here.load() as pipeline:
+        for action in (lambda: run(pipeline), pipeline.close):
+            with pytest.raises(EngineError) as caught:
+                run(pipeline, on_text=lambda _: action())  # noqa: B023
+            assert str(caught.value) == (
+                "a scene is still running in this thread. Start the next one when its result is there."
+            )
+            assert tokens_of(run(pipeline)) == want
+
+
+def test_closing_on_a_device_that_failed(here: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error of the device stays: every call has it. What can be given back is given back, in silence."""
+    from cuda.bindings import runtime as cudart
+
+    before, pipeline = here.used(), here.load()
+    failure = cudart.cudaError_t.cudaErrorInvalidValue
+    monkeypatch.setattr(cudart, "cudaStreamSynchronize", lambda _: (failure,))
+    with pytest.raises(EngineError, match="CUDA refused"):
+        run(pipeline)
+    pipeline.close()
+    del pipeline
+    gc.collect()
+    assert here.used() == before
+
+
+def test_a_back_end_of_another_thread_loads_and_runs_on_its_own_gpu(here: Place) -> None:
+    want, before = tokens_of(run(plain(here))), here.used()
+    opened = open_backend("tensorrt", "cuda:1")
+    bundle = Bundle.open(here.folder)
+    assert together([lambda: tokens_of(run(Pipeline(bundle, opened)))]) == [want]
+    assert here.used()[0] == before[0], "nothing came to the first GPU"
+    opened.close()
 
 
 def test_memory_does_not_grow_from_scene_to_scene(here: Place) -> None:

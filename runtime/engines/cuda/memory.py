@@ -1,22 +1,21 @@
-"""Device memory: one stream, one pool, tensors that give their block back when nothing refers to them."""
+"""Device memory on one stream: tensors, copies, and who may use them now."""
 
 from __future__ import annotations
 
-import heapq
 import math
 import threading
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 
 import numpy as np
 from cuda.bindings import runtime as cudart
 
 from runtime.arrays import Array
 from runtime.engines.contract import Tensor
-from runtime.engines.cuda.library import OutOfDeviceMemory, call
+from runtime.engines.cuda.library import call
+from runtime.engines.cuda.pool import Pool
+from runtime.errors import EngineError
 
-ALIGNMENT = 512  # bytes; the smallest block
-STEPS = 16  # sizes of blocks in each doubling: scenes of all sizes share few, and at most 6 % is wasted
 TO_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyHostToDevice
 TO_HOST = cudart.cudaMemcpyKind.cudaMemcpyDeviceToHost
 ON_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
@@ -25,72 +24,6 @@ ON_DEVICE = cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice
 def item_bytes(dtype: str) -> int:
     """Bytes of one value. NumPy has no bfloat16."""
     return 2 if dtype == "bfloat16" else np.dtype(dtype).itemsize
-
-
-class Block:
-    """A piece of device memory; it returns to its pool with the last tensor that refers to it."""
-
-    __slots__ = ("_pool", "address", "bytes")
-
-    def __init__(self, pool: Pool, address: int, bytes: int) -> None:
-        self._pool, self.address, self.bytes = pool, address, bytes
-
-    def __del__(self) -> None:
-        self._pool.give_back(self.address, self.bytes)
-
-
-class Pool:
-    """Blocks that were given back wait here for the next of their size: a step allocates nothing.
-
-    All work runs on one stream, so a block may be reused as soon as the host lets go of it. The lowest address goes
-    first, in whatever order blocks came back: equal runs get equal addresses, which is what captured graphs need.
-    """
-
-    def __init__(self) -> None:
-        self._free: dict[int, list[int]] = defaultdict(list)
-        self._lock = threading.RLock()  # Python may collect a block while this thread is in here
-        self._closed = False
-        self.reserved = 0  # bytes asked of CUDA and not given back to it
-
-    def take(self, bytes: int) -> Block:
-        """A block of at least so many bytes. Raises OutOfDeviceMemory."""
-        step = max(ALIGNMENT, (1 << bytes.bit_length() - 1) // STEPS) if bytes else ALIGNMENT
-        size = max(1, -(-bytes // step)) * step
-        with self._lock:
-            if self._free[size]:
-                return Block(self, heapq.heappop(self._free[size]), size)
-        try:
-            address = int(call(cudart.cudaMalloc, size))
-        except OutOfDeviceMemory:
-            self.release()  # blocks of other sizes may be what is missing
-            address = int(call(cudart.cudaMalloc, size))
-        self.reserved += size
-        return Block(self, address, size)
-
-    def give_back(self, address: int, bytes: int) -> None:
-        """Keep a block for reuse; after `close`, free it."""
-        with self._lock:
-            if not self._closed:
-                heapq.heappush(self._free[bytes], address)
-                return
-        self._release(address, bytes)
-
-    def release(self) -> None:
-        """Free all blocks that nothing uses."""
-        with self._lock:
-            waiting, self._free = self._free, defaultdict(list)
-        for size, addresses in waiting.items():
-            for address in addresses:
-                self._release(address, size)
-
-    def close(self) -> None:
-        """Free what waits now, and every other block as soon as it is given back."""
-        self._closed = True
-        self.release()
-
-    def _release(self, address: int, bytes: int) -> None:
-        cudart.cudaFree(address)  # unchecked: at exit the driver may be gone already
-        self.reserved -= bytes
 
 
 class DeviceTensor:
@@ -128,6 +61,7 @@ class CudaMemory:
     def __init__(self, device: int) -> None:
         self.device = device
         self.closed = False
+        self._lock, self._busy = threading.RLock(), False
         self.use()
         self.pool = Pool()
         self.stream = int(call(cudart.cudaStreamCreate))
@@ -135,6 +69,23 @@ class CudaMemory:
     def use(self) -> None:
         """Make the device current in this thread, as CUDA keeps one for each thread."""
         call(cudart.cudaSetDevice, self.device)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """One pass at a time: stream, ring and scratch memory serve no two. Raises EngineError."""
+        with self._lock:
+            if self._busy:
+                raise EngineError(
+                    "a scene is still running in this thread. Start the next one when its result is there."
+                )
+            if self.closed:
+                raise EngineError("the pipeline was closed. Load the bundle again.")
+            self._busy = True
+            try:
+                self.use()
+                yield
+            finally:
+                self._busy = False
 
     def empty(self, shape: Sequence[int], dtype: str) -> DeviceTensor:
         """Memory with whatever stood there."""
@@ -178,7 +129,19 @@ class CudaMemory:
         call(cudart.cudaStreamSynchronize, self.stream)
 
     def close(self) -> None:
-        """Give the memory back to the driver. Tensors that are still held give theirs back when they go."""
-        self.closed = True
-        self.pool.close()
-        cudart.cudaStreamDestroy(self.stream)
+        """When the pass of another thread is over, give everything back. Tensors still held give theirs when they go.
+
+        Raises EngineError within a pass, nothing else: also a device that failed is to be left.
+        """
+        if self.closed:
+            return
+        with self.exclusive():
+            with suppress(EngineError):
+                self.synchronize()
+            self._unload()
+            self.closed = True
+            self.pool.close()
+            cudart.cudaStreamDestroy(self.stream)
+
+    def _unload(self) -> None:
+        """Let go of what a back end keeps beside memory."""
