@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.bundle import Bundle, file_digest
-from runtime.engines.record import ENGINES, EngineRecord, PlanRecord, engine_folder, rebuild
+from runtime.engines.record import ENGINES, FILE_NAME, EngineRecord, PlanRecord, engine_folder, rebuild
 from runtime.errors import EngineError
 
 if TYPE_CHECKING:  # its module needs the CUDA bindings, this one does not
     from runtime.engines.cuda.gpu import Gpu
 
 SOURCES = {"encoder": "encoder", "language_model": "language_model.stacked"}  # plan -> graph of the manifest
+PROFILES = {"encoder": ["encoder"], "language_model": ["prefill", "decode"]}  # of each plan, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,31 @@ class Plans:
         if verify and file_digest(path) != plan.sha256:
             raise EngineError(f"{path}: its SHA-256 is not the recorded one; it was altered. {rebuild(self.folder)}")
         return path
+
+    def match(self, graph: str, shapes: Mapping[str, tuple[int, ...]], profiles: int) -> None:
+        """Raise EngineError unless the record is of the very plan that has these inputs and so many profiles."""
+        plan, expected = self.record.plans[graph], PROFILES[graph]
+        if list(plan.profiles) != expected or profiles != len(expected):
+            what = f"profiles ({', '.join(plan.profiles)}) are not {' and '.join(expected)}"
+        elif wrong := sorted(name for name in shapes.keys() | plan.inputs.keys() if not _same(plan, name, shapes)):
+            what = f"input {wrong[0]!r} is another one"
+        else:
+            return
+        raise EngineError(f"{self.folder / FILE_NAME}: it is not about {plan.plan}: its {what}. {rebuild(self.folder)}")
+
+
+def _same(plan: PlanRecord, name: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether an input has the recorded axes: their sizes, and letters of the profiles where dynamic."""
+    axes, shape = plan.inputs.get(name, ()), shapes.get(name)
+    if shape is None or len(axes) != len(shape):
+        return False
+    return all(_axis(axis, size, plan.profiles) for axis, size in zip(axes, shape, strict=True))
+
+
+def _axis(axis: str, size: int, profiles: Mapping[str, Mapping[str, tuple[int, ...]]]) -> bool:
+    """A size is itself; a letter is in all profiles, and where these leave one size only, the plan may have that."""
+    ranges = [profile.get(axis, ()) for profile in profiles.values()]
+    return axis == str(size) if not all(ranges) else size < 0 or all({*sizes} == {size} for sizes in ranges)
 
 
 def find_plans(bundle: Bundle, gpu: Gpu, tensorrt: str) -> Plans:

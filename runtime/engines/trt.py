@@ -18,7 +18,7 @@ from runtime.engines.cuda.memory import CudaMemory
 from runtime.engines.cuda.steps import CudaSteps
 from runtime.engines.plans import Plans, find_plans
 from runtime.engines.record import rebuild
-from runtime.engines.trt_engine import VIEWS, TrtEngine
+from runtime.engines.trt_engine import VIEWS, TrtEngine, input_shapes
 from runtime.errors import EngineError
 
 
@@ -81,6 +81,7 @@ class TrtBackend(CudaMemory):
             engine = compat.deserialize(self._runtime, data, host_code=plans.record.version_compatible)
             if engine is None:
                 self._refuse(path, plans)
+            plans.match(name, input_shapes(engine), int(engine.num_optimization_profiles))
             self.scratch.reserve(compat.scratch_bytes(engine))
             self.steps.graphs.clear()  # scratch may have moved
             self._plans[path] = engine

@@ -51,6 +51,13 @@ VIEWS = {
 }  # fmt: skip
 
 
+def input_shapes(engine: Any) -> dict[str, Shape]:
+    """Inputs of a plan by name, -1 where the size is dynamic."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    fed = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+    return {name: tuple(map(int, engine.get_tensor_shape(name))) for name in fed}
+
+
 class TrtEngine:
     """A view of a plan, with its execution contexts."""
 
@@ -61,7 +68,7 @@ class TrtEngine:
         self._contexts: dict[tuple[Shape, ...] | None, tuple[Any, int]] = {}  # with the scratch address each was given
         self._filled: dict[tuple[str, Shape], Tensor] = {}
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        self._plan_inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        self._plan_inputs = list(input_shapes(engine))
         self._ranges = {name: self._range(name) for name in self._plan_inputs}
         fed = [name for name in self._plan_inputs if name not in self.view.fills]
         self.inputs = {self._feed(name): self._spec(name, self._feed(name)) for name in fed}
@@ -140,9 +147,10 @@ class TrtEngine:
         for axis, size, low, high in zip(axes, shape, *self._ranges[name], strict=True):
             if not low <= size <= high:
                 option = OPTIONS.get(str(axis), "--max_voxels")
+                less = "Run fewer scenes at a time" if axis == "B" else "Crop the scene"
                 raise EngineError(
                     f"{self.name}: {self._feed(name)!r} is {list(shape)}, but this engine was built for {low} to "
-                    f"{high} along {axis}. Crop the scene, or build the engines again with a larger {option}."
+                    f"{high} along {axis}. {less}, or build the engines again with a larger {option}."
                 )
 
     def _fill(self, name: str, sizes: Mapping[str, int]) -> Tensor:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -48,8 +51,8 @@ def test_scenes_beyond_the_profile_are_refused_and_the_next_one_runs(here: Place
         with pytest.raises(EngineError) as batch:
             run(pipeline, [CLOUDS[0]] * (MAX_BATCH + 1))
         assert re.fullmatch(
-            r"prefill: '\w+' is \[4, .*\], but this engine was built for 1 to 3 along B\. Crop the scene, or build the "
-            r"engines again with a larger --max_batch\.",
+            r"prefill: '\w+' is \[4, .*\], but this engine was built for 1 to 3 along B\. Run fewer scenes at a time, or "
+            r"build the engines again with a larger --max_batch\.",
             str(batch.value),
         )
         assert tokens_of(run(pipeline)) == want
@@ -158,6 +161,38 @@ def test_an_altered_plan(here: Place, tmp_path: Path) -> None:
         altered.load()
     with pytest.raises(EngineError, match=rf"{plan}: TensorRT 10\.16\.1 cannot load it \(.*damaged\)\. Build them: "):
         altered.load(verify=False)
+
+
+WRONG_RECORDS: dict[str, tuple[str, Callable[[dict[str, Any]], object]]] = {
+    "an input is missing": ("input 'input_ids' is another one", lambda plan: plan["inputs"].pop("input_ids")),
+    "an input too many": ("input 'x' is another one", lambda plan: plan["inputs"].update(x=["B"])),
+    "an axis too many": ("input 'lengths' is another one", lambda plan: plan["inputs"]["lengths"].append("B")),
+    "a letter of no profile": ("input 'lengths' is another one", lambda plan: plan["inputs"].update(lengths=["Q"])),
+    "a size": ("input 'lengths' is another one", lambda plan: plan["inputs"].update(lengths=["1"])),
+    "another size": ("input 'cos_1d' is another one", lambda plan: plan["inputs"]["cos_1d"].__setitem__(2, "65")),
+    "a profile is missing": (
+        r"profiles \(decode\) are not prefill and decode", lambda plan: plan["profiles"].pop("prefill"),
+    ),
+    "profiles in another order": (
+        r"profiles \(decode, prefill\) are not prefill and decode",
+        lambda plan: plan["profiles"].update(prefill=plan["profiles"].pop("prefill")),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", WRONG_RECORDS)
+def test_a_record_of_another_plan(here: Place, tmp_path: Path, case: str) -> None:
+    altered = here.copied(tmp_path / "altered")
+    path = altered.engines / "engine.json"
+    facts = json.loads(path.read_text())
+    sentence, change = WRONG_RECORDS[case]
+    change(facts["plans"][MODEL])
+    path.write_text(json.dumps(facts))
+    before = here.used()
+    with pytest.raises(EngineError, match=rf"{path}: it is not about {MODEL}\.plan: its {sentence}\. Build them: "):
+        altered.load()
+    gc.collect()
+    assert here.used() == before
 
 
 def test_feeds_are_checked(here: Place) -> None:
