@@ -12,7 +12,6 @@ from runtime.engines.record import ENGINES
 from runtime.errors import EngineError
 
 BACKENDS = ("auto", "tensorrt", "onnxruntime")
-EXTRAS = {"tensorrt": "tensorrt", "onnxruntime": "onnxruntime", "cuda": "tensorrt"}
 CPU = "cpu"
 
 
@@ -68,16 +67,20 @@ def open_backend(
 
         return OrtBackend(threads)
     except ModuleNotFoundError as error:
-        extra = EXTRAS.get(str(error.name).split(".")[0], name)
         raise EngineError(
             f"back end {name!r} needs the package {error.name!r}, which is not installed. "
-            f"Install it: pip install '.[{extra}]'"
+            f"Install it: pip install '.[{_extra(name, device)}]'"
         ) from error
-    except ImportError as error:  # installed, but one of its shared libraries does not load
+    except (ImportError, OSError) as error:  # installed, but one of its shared libraries does not load
         raise EngineError(
             f"back end {name!r} is installed but cannot be loaded ({error}). "
-            f"Install it anew: pip install --force-reinstall '.[{name}]'"
+            f"Install it anew: pip install --force-reinstall '.[{_extra(name, device)}]'"
         ) from error
+
+
+def _extra(backend: str, device: str) -> str:
+    """What brings all that a back end needs: onnxruntime-gpu comes in place of onnxruntime, with the CUDA bindings."""
+    return "onnxruntime-gpu" if backend == "onnxruntime" and device != CPU else backend
 
 
 def _why_no_engines(bundle: Bundle, device: str) -> str | None:
@@ -92,7 +95,7 @@ def _why_no_engines(bundle: Bundle, device: str) -> str | None:
         find_plans(bundle, read_gpu(_gpu_of(device)), trt_compat.version())
     except EngineError as error:
         return f"running on ONNX Runtime: {error}"
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         return _idle(f"TensorRT cannot be loaded ({error})")
     return None
 

@@ -83,11 +83,12 @@ def test_without_tensorrt(shop: Shop) -> None:
     )
 
 
+@pytest.mark.parametrize("kind", ["ImportError", "OSError"])
 def test_tensorrt_that_does_not_load(
-    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_gpu: Callable[..., FakeGpu]
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fake_gpu: Callable[..., FakeGpu], kind: str
 ) -> None:
     """Installed, but a shared library of it is missing: before the fake in the search path, so that it is found."""
-    (tmp_path / "tensorrt.py").write_text("raise ImportError('libnvinfer.so.10: cannot open shared object file')")
+    (tmp_path / "tensorrt.py").write_text(f"raise {kind}('libnvinfer.so.10: cannot open shared object file')")
     monkeypatch.syspath_prepend(str(tmp_path))
     words = r"\(libnvinfer\.so\.10: cannot open shared object file\)"
     assert re.fullmatch(

@@ -51,8 +51,8 @@ def test_scenes_beyond_the_profile_are_refused_and_the_next_one_runs(here: Place
         with pytest.raises(EngineError) as batch:
             run(pipeline, [CLOUDS[0]] * (MAX_BATCH + 1))
         assert re.fullmatch(
-            r"prefill: '\w+' is \[4, .*\], but this engine was built for 1 to 3 along B\. Run fewer scenes at a time, or "
-            r"build the engines again with a larger --max_batch\.",
+            r"prefill: '\w+' is \[4, .*\], but this engine was built for 1 to 3 along B\. Run fewer scenes at a time, "
+            r"or build the engines again with a larger --max_batch\.",
             str(batch.value),
         )
         assert tokens_of(run(pipeline)) == want
