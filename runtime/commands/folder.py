@@ -53,7 +53,7 @@ def run_folder(args: argparse.Namespace) -> int:
     pipeline = options.load_pipeline(args)
     request = options.request(args, pipeline.manifest)
     journal = Journal.open(args.output, pipeline.bundle, request)
-    silent = args.quiet or args.json
+    silent, size = args.quiet or args.json, _batch_size(args, pipeline)
     with tqdm(total=len(jobs), unit="scene", desc="Scenes", disable=silent) as bar:
         waiting = []
         for job in jobs:
@@ -62,7 +62,7 @@ def run_folder(args: argparse.Namespace) -> int:
                 bar.update()
             else:
                 waiting.append(job)
-        for batch in _batches(waiting, args.batch_size):
+        for batch in _batches(waiting, size):
             for job, result in _run_batch(pipeline, request, journal, batch, tally, args.overwrite):
                 _finish(args, journal, job, result, tally)
             bar.update(len(batch))
@@ -89,6 +89,19 @@ def _jobs(args: argparse.Namespace, tally: Tally) -> list[Job]:
             reason = f"{scene}: its layout would be {target.name}, as that of {other.name}. Rename one of the scenes."
             _fail(tally, Job(scene, target), SceneError(reason))
     return [Job(scene, target) for target, scene in by_output.items()]
+
+
+def _batch_size(args: argparse.Namespace, pipeline: Pipeline) -> int:
+    """As asked for, or what compiled engines take where that is less."""
+    size: int = args.batch_size
+    limit = pipeline.engines.prefill.limits.get("B", size)
+    if size > limit:
+        _say(
+            args,
+            f"--batch_size is {size}, but the engines were built for {limit}, so {limit} run together. "
+            f"For more, build them again with a larger --max_batch.",
+        )
+    return min(size, limit)
 
 
 def _say(args: argparse.Namespace, sentence: str) -> None:

@@ -110,6 +110,8 @@ class TrtBackend(CudaMemory):
     def _try(self, engine: TrtEngine, plans: Plans) -> None:
         try:
             engine.try_once()
+        except OutOfDeviceMemory:  # says what to do itself: building the same again would not help
+            raise
         except EngineError as error:
             raise EngineError(
                 f"{plans.folder}: a first decode step failed on {self.gpu.name}: {error} {rebuild(plans.folder)}"

@@ -15,7 +15,7 @@ import pytest
 import runtime.cli
 from tests.blocked import ROOT
 from tests.cli.conftest import CLOUD, Said, _command, write_ply
-from tests.engines.built import Place
+from tests.engines.built import MAX_BATCH, Place
 from tests.fake_gpu_fixture import FakeGpu
 from tests.scenes import room
 
@@ -131,6 +131,32 @@ def test_a_folder_goes_on_after_a_scene_that_is_too_large(
     assert sorted(path.name for path in (tmp_path / "out").glob("*.txt")) == ["a.txt", "c.txt"]
     assert "Crop the scene, or build the engines again with a larger --max_voxels" in said.out + said.err
     assert (tmp_path / "out" / "a.txt").read_text() == (tmp_path / "out" / "c.txt").read_text()
+
+
+def test_a_folder_in_batches_larger_than_the_engines_take(
+    place: Make, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """It is said once, and no batch is tried in vain."""
+    here, scenes, count = place(), tmp_path / "scenes", 4
+    scenes.mkdir()
+    for index in range(count):
+        write_ply(scenes / f"{index}.ply", room(index, 300))
+    call = _command(runtime.cli.main, capsys)
+    ran: dict[int, int] = {}
+    for size in (MAX_BATCH, MAX_BATCH + 1):
+        before = here.gpu.device.counts["execute"]
+        said = call(
+            "-m", here.folder, "-p", scenes, "-o", tmp_path / str(size), "--max_new_tokens", 1, "--no_cleanup",
+            "--backend", "tensorrt", "--batch_size", size,
+        )  # fmt: skip
+        assert said.code == 0
+        ran[size] = here.gpu.device.counts["execute"] - before
+        warning = (
+            f"warning: --batch_size is {size}, but the engines were built for {MAX_BATCH}, so {MAX_BATCH} run "
+            f"together. For more, build them again with a larger --max_batch."
+        )
+        assert said.err.count(warning) == (size > MAX_BATCH)
+    assert ran[MAX_BATCH + 1] == ran[MAX_BATCH] == 1 + count + 2, "a trial at load, encoders, prefills"
 
 
 def test_as_a_process_of_its_own(place: Make, scene: Path, tmp_path: Path) -> None:
