@@ -93,7 +93,7 @@ class Speed:
         runs = [self._generation(kernels, table) for _ in range(ROUNDS)][WARM_UP:]
         times = [seconds * 1e3 / (self._tokens - 1) for seconds, _ in runs]
         refused = getattr(getattr(steps, "graphs", None), "refused", None)
-        same = self._text is None or all(text == self._text for _, text in runs)
+        same = None if self._text is None else all(text == self._text for _, text in runs)  # None: nothing to compare
         facts = {"per_token": spread(times), "same_as_plain_loop": same, "rows": self.rows_used()}
         return {**facts, "graph_refused": refused}
 

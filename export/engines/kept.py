@@ -1,4 +1,4 @@
-"""Plans that stay when only some graphs are built anew: those that a build now would make in the same way."""
+"""Plans that stay when only some graphs are built anew. They may have had other limits and another --opt_level."""
 
 from __future__ import annotations
 

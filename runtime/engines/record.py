@@ -52,7 +52,7 @@ class EngineRecord:
     compute_capability: str  # e.g. "9.0"
     precision: str
     strongly_typed: bool  # False where TensorRT chose precisions (before version 9)
-    opt_level: int
+    opt_level: int  # of the last build; plans that were kept may have had another
     version_compatible: bool
     hardware_compatible: bool
     plans: dict[str, PlanRecord]  # encoder, language_model

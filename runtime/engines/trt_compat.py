@@ -18,7 +18,7 @@ DTYPES = {
 
 
 class Messages(trt.ILogger):  # type: ignore[misc]
-    """Keeps TensorRT's warnings and errors for the sentence that needs them, instead of printing them."""
+    """Keeps TensorRT's errors for the sentence that needs them, instead of printing them; all else is passed over."""
 
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
