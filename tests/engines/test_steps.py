@@ -186,6 +186,28 @@ def test_an_interrupt_while_capturing_leaves_the_stream_as_it_was(gpu: FakeGpu, 
     assert (counts["cudaStreamBeginCapture"], counts["cudaGraphInstantiate"], counts["cudaGraphDestroy"]) == (2, 1, 2)
 
 
+def test_another_thread_on_the_default_stream_does_not_spoil_a_capture(memory: Any, steps: Any) -> None:
+    """PyTorch works there unless told otherwise."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from cuda.bindings import runtime as cudart
+
+    a, b, other = (memory.upload(np.full(4, value, np.float32)) for value in (1, 2, 3))
+    memory.synchronize()
+
+    def elsewhere() -> int:
+        return int(cudart.cudaMemcpy(other.address, b.address, 16, cudart.cudaMemcpyKind.cudaMemcpyDeviceToDevice)[0])
+
+    def action() -> None:
+        memory.copy(a, b)
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(elsewhere).result(timeout=60) == 0
+
+    for _ in range(3):
+        steps.replay([a, b], action)
+    assert steps.graphs.refused is None
+
+
 def test_a_graph_that_has_no_room_is_done_without(
     gpu: FakeGpu, memory: Any, steps: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,6 +25,7 @@ class Capture:
 @dataclass
 class Stream:
     device: int
+    blocking: bool = True  # whether it waits for the default stream, and that for it
     waiting: list[Work] = field(default_factory=list)
     capture: Capture | None = None
 
@@ -102,6 +103,14 @@ def unsafe_call() -> bool:
     for capture in own + foreign:
         capture.invalid = True
     return bool(own or foreign)
+
+
+def default_stream_call() -> bool:
+    """A call on the default stream: it waits for every blocking stream, which one that is capturing cannot allow."""
+    found = [s.capture for s in streams.values() if s.blocking and s.device == device.current and s.capture is not None]
+    for capture in found:
+        capture.invalid = True
+    return bool(found)
 
 
 def spoil(stream: Stream) -> bool:

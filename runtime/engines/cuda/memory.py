@@ -64,7 +64,8 @@ class CudaMemory:
         self._lock, self._busy = threading.RLock(), False
         self.use()
         self.pool = Pool()
-        self.stream = int(call(cudart.cudaStreamCreate))
+        # Apart from the default stream: whoever uses that in another thread, such as PyTorch, would spoil a capture.
+        self.stream = int(call(cudart.cudaStreamCreateWithFlags, cudart.cudaStreamNonBlocking))
 
     def use(self) -> None:
         """Make the device current in this thread, as CUDA keeps one for each thread."""

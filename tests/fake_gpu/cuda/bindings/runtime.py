@@ -249,7 +249,7 @@ def cudaMemcpyAsync(dst: Any, src: Any, count: int, kind: cudaMemcpyKind, stream
 
 @_counted()
 def cudaMemcpy(dst: Any, src: Any, count: int, kind: cudaMemcpyKind) -> Any:
-    if fake_streams.unsafe_call():
+    if fake_streams.unsafe_call() or fake_streams.default_stream_call():
         return cudaError_t.cudaErrorStreamCaptureImplicit
     cudaDeviceSynchronize()
     return _copy(dst, src, count, kind, Stream(device.current))
@@ -269,7 +269,7 @@ def cudaMemsetAsync(devPtr: Any, value: int, count: int, stream: Any) -> Any:
 @_counted(1)
 def cudaStreamCreateWithFlags(flags: int) -> Any:
     handle = new_handle()
-    fake_streams.streams[handle] = Stream(device.current)
+    fake_streams.streams[handle] = Stream(device.current, blocking=flags != cudaStreamNonBlocking)
     return OK, cudaStream_t(handle)
 
 
