@@ -76,6 +76,9 @@ def test_with_graphs_without_and_in_the_plain_loop(
     monkeypatch.setattr(steps, "_captures", False)
     assert greedy(pipeline, recorded, limit, stays=True, stops=False) == staying
     assert greedy(pipeline, recorded, limit, stays=False, stops=False) == staying
+    monkeypatch.undo()
+    again = greedy(pipeline, recorded, limit, stays=True, stops=False)
+    assert again == staying, "kept graphs are good though their contexts ran with other addresses since"
 
 
 def test_unused_rows_are_never_read(pipeline: Pipeline, recorded: dict[str, Array]) -> None:
