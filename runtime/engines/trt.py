@@ -38,11 +38,16 @@ class Scratch:
         return self._tensor.bytes
 
     def reserve(self, bytes: int) -> None:
-        """At least so many bytes; contexts notice a new address when they run next."""
-        if bytes > self.bytes:
-            self._tensor = self._memory.empty((1,), "uint8")  # first let go of the smaller piece
-            self._memory.pool.release()
+        """At least so many bytes; contexts notice a new address when they run next. Raises OutOfDeviceMemory."""
+        if bytes <= (had := self.bytes):
+            return
+        self._tensor = self._memory.empty((1,), "uint8")  # first let go of the smaller piece
+        self._memory.pool.release()
+        try:
             self._tensor = self._memory.empty((bytes,), "uint8")
+        except OutOfDeviceMemory:
+            self._tensor = self._memory.empty((had,), "uint8")  # engines that are loaded go on
+            raise
 
 
 class TrtBackend(CudaMemory):
@@ -60,7 +65,7 @@ class TrtBackend(CudaMemory):
         self._runtime = trt.Runtime(self.messages)
         self._verify = verify
         self._engines: list[TrtEngine] = []
-        self._plans: dict[Path, Any] = {}
+        self._plans: dict[str, Any] = {}  # by digest
 
     def load(self, bundle: Bundle, graph: str) -> Engine:
         """Deserialize a plan and, for decode, try one step. Raises EngineError with what to do."""
@@ -74,18 +79,18 @@ class TrtBackend(CudaMemory):
 
     def _plan(self, plans: Plans, name: str) -> Any:
         """A deserialized plan, one for all its views. Raises EngineError."""
-        path = plans.folder / plans.record.plans[name].plan
-        if path not in self._plans:
+        path, digest = plans.folder / plans.record.plans[name].plan, plans.record.plans[name].sha256
+        if digest not in self._plans:  # not by path: engines may be built anew
             plans.check(name, verify=self._verify)
             data = np.memmap(path, np.uint8, mode="r")  # not read as a whole: a plan is as large as the weights
             engine = compat.deserialize(self._runtime, data, host_code=plans.record.version_compatible)
             if engine is None:
                 self._refuse(path, plans)
             plans.match(name, input_shapes(engine), int(engine.num_optimization_profiles))
+            self.steps.graphs.clear()  # scratch may move
             self.scratch.reserve(compat.scratch_bytes(engine))
-            self.steps.graphs.clear()  # scratch may have moved
-            self._plans[path] = engine
-        return self._plans[path]
+            self._plans[digest] = engine
+        return self._plans[digest]
 
     def _refuse(self, path: Path, plans: Plans) -> NoReturn:
         said = self.messages.last()

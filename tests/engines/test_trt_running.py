@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from tests.engines.built import (
     VERSIONS,
     Make,
     Place,
+    build,
     plain,
     run,
     tokens_of,
@@ -155,6 +157,29 @@ def test_closing_on_a_device_that_failed(here: Place, monkeypatch: pytest.Monkey
     del pipeline
     gc.collect()
     assert here.used() == before
+
+
+def test_engines_go_on_when_there_is_no_room_for_one_more(here: Place) -> None:
+    opened: Any = open_backend("tensorrt", "cuda:0")
+    pipeline = Pipeline(Bundle.open(here.folder), opened)
+    want, had, device = tokens_of(run(pipeline)), opened.scratch.bytes, here.gpu.device
+    with pytest.raises(EngineError, match="the GPU has no room left"), opened.exclusive():
+        opened.scratch.reserve(device.memory)
+    assert opened.scratch.bytes == had
+    opened.steps.graphs.clear()
+    assert tokens_of(run(pipeline)) == want
+    opened.close()
+
+
+def test_engines_built_anew_are_loaded_anew(here: Place, tmp_path: Path) -> None:
+    """By a back end that stays: what it has loaded is known by digest, not by path."""
+    place, opened = here.copied(tmp_path / "copied"), open_backend("tensorrt", "cuda:0")
+    for capacity in (1024, 400):
+        build(place.folder, "--max_length", str(capacity))
+        pipeline = Pipeline(Bundle.open(place.folder), opened)
+        assert pipeline.manifest.cache.capacity == capacity
+        assert len(run(pipeline, tokens=5)[0].tokens) == 5
+    opened.close()
 
 
 def test_a_back_end_of_another_thread_loads_and_runs_on_its_own_gpu(here: Place) -> None:
