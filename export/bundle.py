@@ -22,11 +22,12 @@ from export.passes.common import refuse_left_out
 from export.passes.gather_block_quantized import to_gather_block_quantized
 from export.passes.matmul_nbits import to_matmul_nbits
 from export.passes.stack_cache import stack_cache
+from export.passes.taps import add_taps
 from export.quantization.options import check_quantization
 from export.quantization.storage import Scheme, store, stored_bytes
 from export.replacing import replacing
 from export.rope import position_spec
-from runtime.bundle import INDEX_ENDING, file_digest
+from runtime.bundle import INDEX_ENDING, TAPS, file_digest
 from runtime.errors import BundleError, CheckpointError, SceneError
 from runtime.files import read_small_text
 from runtime.manifest import (
@@ -58,6 +59,7 @@ class ExportOptions:
     prefill_attention: str = "causal"
     max_length: int = 8192
     quantization: QuantizationSpec | None = None
+    taps: tuple[int, ...] = ()  # layers of the prefill graph that is written for comparisons; none: no such graph
 
 
 def write_bundle(
@@ -86,8 +88,8 @@ def write_bundle(
             prompt=prompt,
             generation=checkpoint.config.generation,
             cache=CacheSpec(layout="MBKD", capacity=options.max_length),
-            graphs=GRAPHS | {name: f"{name}.onnx" for name in _for_tensorrt(options)},
-            weights=WEIGHTS | dict.fromkeys(_for_tensorrt(options), WEIGHTS["decode"]),
+            graphs=GRAPHS | {name: f"{name}.onnx" for name in _more_graphs(options)},
+            weights=WEIGHTS | dict.fromkeys(_more_graphs(options), WEIGHTS["decode"]),
             files=files,
             dialect="portable" if options.quantization is None else "onnxruntime",
             quantization=options.quantization,
@@ -137,7 +139,7 @@ def _scheme(checkpoint: Checkpoint, options: ExportOptions) -> Scheme | None:
 def _write_graphs(
     checkpoint: Checkpoint, folder: Path, options: ExportOptions, progress: Progress
 ) -> dict[str, FileRecord]:
-    """Write the three graphs and their two weight files; returns the records of the files hashed on the way."""
+    """Write the graphs and their two weight files; returns the records of the files hashed on the way."""
     config, dtype = checkpoint.config, TORCH_TYPES[options.precision]
     plan = encoder_plan(config.encoder, config.projector)
     with _weight_file(folder / WEIGHTS["encoder"]) as body:
@@ -152,6 +154,9 @@ def _write_graphs(
         decode = decode_graph(config.language_model, weights, options.precision)
         for name, graph in {"prefill": prefill, "decode": decode}.items():
             _save(_quantized(graph, weights, scheme), folder / GRAPHS[name])
+        if options.taps:
+            add_taps(prefill, config.language_model, options.taps)
+            _save(prefill, folder / f"{TAPS}.onnx")
         if scheme is None:
             shared = shared_graph(config.language_model, weights, options.precision, options.prefill_attention)
             stack_cache(shared, config.language_model)
@@ -159,9 +164,9 @@ def _write_graphs(
     return {file.path.name: FileRecord(bytes=file.size, sha256=file.sha256) for file in (body, weights)}
 
 
-def _for_tensorrt(options: ExportOptions) -> tuple[str, ...]:
-    """What the bundle has in TensorRT's dialect, which has none of the operators of quantized bundles."""
-    return (SHARED,) if options.quantization is None else ()
+def _more_graphs(options: ExportOptions) -> tuple[str, ...]:
+    """The language model in TensorRT's dialect, which has none of the operators of quantized bundles, and the taps."""
+    return (*([SHARED] if options.quantization is None else []), *([TAPS] if options.taps else []))
 
 
 def _add_all(

@@ -67,6 +67,11 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="round the encoder's weights through bfloat16, as upstream's default loading does",
     )
+    p.add_argument(
+        "--taps",
+        metavar="{all,L,L,...}",
+        help="write prefill.taps.onnx too: queries, keys and tables inside the layers named, for comparisons",
+    )
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     p.add_argument("--json", action="store_true", help="print a machine-readable summary on stdout")
     engines = p.add_argument_group("engines", "for this machine's GPU; python -m export.build has more options")
@@ -123,6 +128,7 @@ def _export(args: argparse.Namespace) -> int:
     # torch and onnx take seconds to import: --help and a mistyped option should not wait for them
     from export.bundle import ExportOptions, bundle_bytes, check_export, write_bundle
     from export.checkpoint import UNSET, open_checkpoint
+    from export.passes.taps import named_layers
 
     checkpoint = open_checkpoint(
         args.model,
@@ -141,6 +147,7 @@ def _export(args: argparse.Namespace) -> int:
         prefill_attention=args.prefill_attention,
         max_length=args.max_length,
         quantization=_quantization(args),
+        taps=() if args.taps is None else named_layers(args.taps, checkpoint.config.language_model.layers),
     )
     check_export(checkpoint, args.output, options)
     if args.engine is not None:  # a missing library is told before the minutes of an export, not after

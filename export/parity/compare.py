@@ -72,14 +72,14 @@ def compare(want: Recording, got: Recording, limits: Limits) -> tuple[list[Diffe
 def _differences(want: dict[str, Array], got: dict[str, Array], limits: Limits) -> Iterator[Difference]:
     for name in ("cos_1d", "sin_1d", "cos_3d", "sin_3d"):
         key = f"tables.{name}"
-        yield _difference(f"table {name}", want[key], got[key], limits.tables)
-    yield _difference("point tokens", want["point_tokens"], got["point_tokens"], limits.point_tokens)
+        yield measure(f"table {name}", want[key], got[key], limits.tables)
+    yield measure("point tokens", want["point_tokens"], got["point_tokens"], limits.point_tokens)
     yield from _rows("prompt", want["prefill.rows"], got["prefill.rows"], limits.rows)
-    yield _difference("logits after the prompt", want["prefill.logits"], got["prefill.logits"], limits.logits)
+    yield measure("logits after the prompt", want["prefill.logits"], got["prefill.logits"], limits.logits)
     steps = min(len(want["forced.logits"]), len(got["forced.logits"]))
     for step in range(steps):
         a, b = want["forced.logits"][step], got["forced.logits"][step]
-        yield _difference("logits of forced step", a, b, limits.logits, step=step)
+        yield measure("logits of forced step", a, b, limits.logits, step=step)
     yield from _rows("forced tokens", want["forced.rows"][:steps], got["forced.rows"][:steps], limits.rows)
 
 
@@ -88,12 +88,13 @@ def _rows(what: str, want: Array, got: Array, limit: float) -> Iterator[Differen
     layers = want.shape[1] // 2
     for layer in range(layers):
         for kind, index in (("keys", layer), ("values", layers + layer)):
-            yield _difference(f"{kind} of the {what}", want[:, index], got[:, index], limit, layer=layer)
+            yield measure(f"{kind} of the {what}", want[:, index], got[:, index], limit, layer=layer)
 
 
-def _difference(
+def measure(
     quantity: str, want: Array, got: Array, limit: float, layer: int | None = None, step: int | None = None
 ) -> Difference:
+    """How far `got` is from `want`. Raises SceneError where they have different shapes."""
     if want.shape != got.shape:
         raise SceneError(f"{quantity}: {list(got.shape)} was recorded, but {list(want.shape)} was expected.")
     a, b = want.astype(np.float64).ravel(), got.astype(np.float64).ravel()

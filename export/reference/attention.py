@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -33,12 +34,14 @@ class PointRope:
 class SpatialAttention:
     """The forward pass that both families share; mixed into their own attention classes.
 
-    `points` is attached for one call of the model and removed after it.
+    `points` is attached for one call of the model and removed after it. `watch` sees the numbered checkpoints in place
+    of the printer: a line, and tensors by name, which it must copy, because some are written into later.
     """
 
     family: ClassVar[str]
     modeling: ClassVar[Any]  # the family's module of transformers
     points: tuple[PointRope, ...] = ()
+    watch: Callable[..., None] | None = None
     head_dim: int
     layer_idx: int
     num_key_value_groups: int
@@ -70,7 +73,7 @@ class SpatialAttention:
         return self._attend(query, key, value, attention_mask)
 
     def _rotate_with_points(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:
-        log = report if is_verbose() else _silent
+        log = self.watch or (report if is_verbose() else _silent)
         log(f"\n=== [{self.family} 3D_RoPE Sanity Check] ===")
         log("[CHECKPOINT 1] After Q/K/V projection and head reshape:", query_states=query, key_states=key)
         for points in self.points:
@@ -89,6 +92,8 @@ class SpatialAttention:
             query[points.at], key[points.at] = saved_q, saved_k
             place = f"batch {points.sample}, positions [{points.start}:{points.end}]"
             log(f"[CHECKPOINT 9] Restored 3D RoPE for {place}")
+        if self.watch is not None:
+            self.watch("[CHECKPOINT 9] As they enter attention:", query_states=query, key_states=key)
         return query, key
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:

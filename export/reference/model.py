@@ -239,6 +239,7 @@ def _attached(model: nn.Module, points: tuple[PointRope, ...]) -> Iterator[None]
 
 def _keep(seen: dict[str, Tensor], name: str) -> Any:
     def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        seen[name] = output[0] if isinstance(output, tuple) else output
+        # A copy: the literal form writes the turned point tokens into the projections.
+        seen[name] = (output[0] if isinstance(output, tuple) else output).clone()
 
     return hook
