@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # torch takes seconds to import: --help and a mistyped option
 EXIT_DIFFERENT = 1
 EPILOG = """\
 examples:
-  python -m export.parity --bundle bundle --model CHECKPOINT --point_cloud scene.ply
+  python -m export.parity --bundle bundle --model CHECKPOINT --point_cloud scene.ply --report parity.html
   python -m export.parity -m bundle --model CHECKPOINT -p scene.ply --backends torch onnxruntime tensorrt
   python -m export.parity --bundle bundle --model CHECKPOINT --point_cloud scene.ply --against robot.npz
 
@@ -53,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pcd_theta", type=float, help="as it was given to export_model.py")
     p.add_argument("--forced_steps", type=int, default=64, help="decode steps with given tokens (default: 64)")
     p.add_argument("--free_tokens", type=int, default=256, help="greedy tokens (default: 256)")
-    p.add_argument("--report", type=Path, metavar="FILE.json", help="write all differences")
+    p.add_argument(
+        "--report", type=Path, metavar="FILE.html", help="write a page with all differences; .json for machines"
+    )
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only; the exit code tells the verdict")
     p.add_argument("--json", action="store_true", help="print the result as one line, without the single differences")
     return p
@@ -148,11 +150,16 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("forced_steps", "free_tokens"):
         if getattr(args, name) < 1:
             raise SceneError(f"--{name} is {getattr(args, name)}, but at least 1 is needed.")
-    if args.report and args.report.suffix.lower() != ".json":
-        raise SceneError(f"{args.report}: the ending is {args.report.suffix!r}, but .json was expected.")
+    if args.report and args.report.suffix.lower() not in (".html", ".json"):
+        raise SceneError(f"{args.report}: the ending is {args.report.suffix!r}, but .html or .json was expected.")
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
+    if path.suffix.lower() == ".html":
+        from export.parity.report import write_report
+
+        write_report(result, path)
+        return
     temporary = path.with_name(f".{path.name}.partial")
     try:
         temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,8 @@ class Comparison:
     def reason(self) -> str:
         """One sentence for people."""
         if (first := self.departure) is not None:
-            return f"first departs at {first.place}: off by {first.error:.2g}, at most {first.limit:.2g} was expected."
+            error = f"off by {first.error:.2g}" if math.isfinite(first.error) else "values that are no numbers"
+            return f"first departs at {first.place}: {error}, at most {first.limit:.2g} was expected."
         tokens = self.tokens
         if tokens.same:
             return f"all {tokens.count} greedy tokens are equal; {self.limits.why}."

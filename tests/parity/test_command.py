@@ -37,7 +37,7 @@ def arguments(case: Exported, cloud: Path, *more: object) -> list[str]:
 def test_a_ladder_with_a_rung_from_elsewhere(
     case: Exported, cloud: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rung, report = tmp_path / "rung.npz", tmp_path / "parity.json"
+    rung, report, page = tmp_path / "rung.npz", tmp_path / "parity.json", tmp_path / "parity.html"
     fixed = ["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), "--output", str(rung)]
     assert record([*fixed, *SHORT, "--backend", "onnxruntime", "--rung", "robot", "--quiet"]) == 0
     assert parity(arguments(case, cloud, "--against", rung, "--report", report)) == 0
@@ -45,6 +45,8 @@ def test_a_ladder_with_a_rung_from_elsewhere(
     for line in ("reference: the reference", "torch modules: equal;", "onnxruntime cpu: equal;", "robot: equal;"):
         assert line in said
     assert said.endswith("Verdict: equal.\n")
+    assert parity(arguments(case, cloud, "--backends", "torch", "--report", page, "--quiet")) == 0
+    assert "torch modules" in page.read_text()
     result = json.loads(report.read_text())
     rungs = result["scenes"][0]["rungs"]
     assert [each["rung"] for each in rungs] == ["reference", "torch modules", "onnxruntime cpu", "robot"]
@@ -68,7 +70,7 @@ def test_a_bundle_of_another_checkpoint_is_different(
     ("more", "sentence"),
     [
         (["--forced_steps", "0"], "--forced_steps is 0, but at least 1 is needed."),
-        (["--report", "parity.txt"], "parity.txt: the ending is '.txt', but .json was expected."),
+        (["--report", "parity.txt"], "parity.txt: the ending is '.txt', but .html or .json was expected."),
         (["--against", "nowhere.npz"], "nowhere.npz: not a recording of a rung"),
     ],
 )
