@@ -17,7 +17,7 @@ def guarded(program: str, action: Callable[[], int], *, interrupted: str, instal
 
     `interrupted` says what that leaves behind, `install` what brings a missing package.
     """
-    _end_politely_on_sigterm()
+    _end_politely()
     try:
         return action()
     except SceneError as error:
@@ -47,11 +47,13 @@ def _refused(error: OSError | UnicodeError) -> str:
     return f"a name or text cannot be encoded ({error}). Rename the file, or set PYTHONIOENCODING=utf-8."
 
 
-def _end_politely_on_sigterm() -> None:
-    """SIGTERM ends a run as Ctrl-C does, so that nothing half-written stays."""
+def _end_politely() -> None:
+    """SIGTERM, and a terminal that is closed, end a run as Ctrl-C does, so that nothing half-written stays."""
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, interrupt)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # nohup ignores it
+            signal.signal(signal.SIGHUP, interrupt)

@@ -27,17 +27,29 @@ def assert_sentence(said: Said, program: str, sentence: str, code: int = 2) -> N
 
 
 @pytest.fixture
-def own_sigterm() -> Iterator[None]:
-    before = signal.getsignal(signal.SIGTERM)
+def own_signals() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
-    signal.signal(signal.SIGTERM, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("own_sigterm")
-def test_sigterm_ends_a_run_as_ctrl_c_does(engine: Command, scene: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Pipeline, "run", lambda *_, **__: os.kill(os.getpid(), signal.SIGTERM))
+@pytest.mark.usefixtures("own_signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_signals_end_a_run_as_ctrl_c_does(
+    engine: Command, scene: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    monkeypatch.setattr(Pipeline, "run", lambda *_, **__: os.kill(os.getpid(), number))
     said = engine("-o", scene.parent / "out.txt")
     assert_sentence(said, "run_engine.py", "interrupted; the scene under way left no layout.", code=130)
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_nohup_is_respected(engine: Command, scene: Path) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert engine("-o", scene.parent / "out.txt").code == 0
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_what_the_system_refuses_is_a_sentence(engine: Command, tmp_path: Path) -> None:
