@@ -38,8 +38,17 @@ def replacing(folder: Path, error: type[SceneError], advice: str) -> Iterator[Pa
         if aside.exists() and not folder.exists():  # stopped between the two moves
             aside.replace(folder)
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.rmtree(aside, ignore_errors=True)
+        _remove(aside)
         _remove_empty(missing)
+
+
+def _remove(path: Path) -> None:
+    """What stood there before: a folder, or a file that was in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _remove_empty(folders: list[Path]) -> None:

@@ -62,7 +62,7 @@ def compile_graph(job: Job, emit: Emit) -> None:
     plan = builder.build_serialized_network(network.definition, config)
     if plan is None:
         raise EngineError(_failure(job, read_messages(job.log).errors))
-    job.plan.write_bytes(memoryview(plan))
+    _write(job, plan)
     warm = accepted and timing.knows(known, job.digest)
     record = _record(job, network, plan, time.perf_counter() - started, warm)
     emit("plan", record=asdict(record))
@@ -70,6 +70,16 @@ def compile_graph(job: Job, emit: Emit) -> None:
     emit("plan", record=asdict(replace(record, layers=count.layers, reformats=count.reformats)))
     if accepted:
         _save_timing(job.digest, timing, config, emit)
+
+
+def _write(job: Job, plan: Any) -> None:
+    try:
+        job.plan.write_bytes(memoryview(plan))
+    except OSError as error:
+        raise EngineError(
+            f"{job.plan.parent.parent / job.key}: the {job.graph} engine cannot be written "
+            f"({error.strerror or error}). Make room for {memoryview(plan).nbytes / 1e6:,.1f} MB there."
+        ) from error
 
 
 def _save_timing(digest: str, timing: TimingFile, config: Any, emit: Emit) -> None:
@@ -146,7 +156,7 @@ def _inspect(job: Job, plan: Any, log: Any, emit: Emit) -> LayerCount:
             raise ValueError([NO_REASON, *read_messages(job.log).errors][-1])
         job.inspection.write_text(text, encoding="utf-8")
         return count_layers(text)
-    except (RuntimeError, ValueError) as error:
+    except (RuntimeError, ValueError, OSError) as error:
         emit(
             "note", text=f"{job.graph}: the inspector's report cannot be read ({error}), so its layers are not counted."
         )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from export.bundle import ExportOptions, write_bundle
 from export.checkpoint import open_checkpoint
 from export.quantization.options import quantization_spec
+from tests.blocked import ROOT
 from tests.building.conftest import VERSIONS, Bench, contents, gone, resigned, wait_for
 from tests.passes.test_stack_cache import without_stacked_graph
 
@@ -167,6 +171,32 @@ def test_a_folder_that_cannot_be_written(bench: Bench) -> None:
         assert "cannot be written (Permission denied). Let the bundle's folder be written." in bench.refused()
     finally:
         bench.bundle.chmod(0o755)
+
+
+def test_a_plan_that_finds_no_room(bench: Bench) -> None:
+    """A limit on the size of files stands in for a full disk."""
+    bench()
+    before = contents(bench.bundle)
+    code = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+        "from export.build import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, "--bundle", bench.bundle, "--quiet"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, env=bench.environment())
+    assert result.returncode == 2
+    assert re.match(
+        rf"python -m export\.build: {bench.folder()}: the encoder engine cannot be written \(File too large\)\. "
+        r"Make room for \d+\.\d MB there\. Its log: ",
+        result.stderr,
+    ), result.stderr
+    assert contents(bench.bundle) == before
+
+
+def test_a_file_where_engines_stand_is_replaced(bench: Bench) -> None:
+    (file := bench.bundle / "engines" / "nvidia-fake-9000-trt8.6.0-fp16").parent.mkdir()
+    file.write_text("")
+    bench.facts()
+    assert list(file.parent.iterdir()) == [bench.folder()] == [file]
 
 
 def test_a_file_where_engines_go(bench: Bench) -> None:
