@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from runtime.bundle import Bundle
 from runtime.engines.record import ENGINES, EngineRecord
+from runtime.errors import EngineError
 from runtime.manifest import Manifest, QuantizationSpec
 
 
@@ -16,22 +18,34 @@ def inspect_bundle(folder: Path, *, as_json: bool, verify: bool) -> int:
     manifest = Bundle.open(folder, verify=verify).manifest
     engines = _engines(folder)
     if as_json:
-        print(json.dumps({**dataclasses.asdict(manifest), "engines": {k: dataclasses.asdict(v) for k, v in engines}}))
+        print(json.dumps({**dataclasses.asdict(manifest), "engines": {name: _json(read) for name, read in engines}}))
         return 0
     width = max(len(name) for name, _ in facts(manifest))
     print(f"{folder}: a bundle of {manifest.created_by}, {'all digests right' if verify else 'sizes right'}")
     for name, value in facts(manifest):
         print(f"  {name:<{width}}  {value}")
-    for name, record in engines:
-        print(f"  {'engines':<{width}}  {name}: {engine_facts(record)}")
+    for name, read in engines:
+        said = f"cannot be used: {read}" if isinstance(read, EngineError) else engine_facts(read)
+        print(f"  {'engines':<{width}}  {name}: {said}")
     return 0
 
 
-def _engines(folder: Path) -> list[tuple[str, EngineRecord]]:
-    """The records of all engines of a bundle. Raises EngineError for one that cannot be read."""
+def _engines(folder: Path) -> list[tuple[str, EngineRecord | EngineError]]:
+    """The records of all engines of a bundle, or why one cannot be read."""
     root = folder / ENGINES
     found = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
-    return [(path.name, EngineRecord.read(path)) for path in found if not path.name.startswith(".")]
+    return [(path.name, _read(path)) for path in found if not path.name.startswith(".")]
+
+
+def _read(folder: Path) -> EngineRecord | EngineError:
+    try:
+        return EngineRecord.read(folder)
+    except EngineError as error:  # the bundle and its other engines are worth a look all the same
+        return error
+
+
+def _json(read: EngineRecord | EngineError) -> dict[str, Any]:
+    return {"error": str(read)} if isinstance(read, EngineError) else dataclasses.asdict(read)
 
 
 def engine_facts(record: EngineRecord) -> str:

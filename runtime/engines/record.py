@@ -67,8 +67,7 @@ class EngineRecord:
                 raise ValueError(f"its schema is not {SCHEMA}")
             record: EngineRecord = from_json(cls, facts, "engine")
             for graph, plan in record.plans.items():
-                if plan.plan != f"{graph}.plan":
-                    raise ValueError(f"the plan of {graph} is {plan.plan!r}, but {graph}.plan lies beside the record")
+                _check(graph, plan)
         except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
             raise EngineError(f"{path}: not a usable record of engines ({error}). {rebuild(folder)}") from error
         return record
@@ -76,6 +75,18 @@ class EngineRecord:
     def write(self, folder: Path) -> None:
         """Write `engine.json` into a folder."""
         (folder / FILE_NAME).write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
+
+
+def _check(graph: str, plan: PlanRecord) -> None:
+    """Raise ValueError for a plan that lies elsewhere, or ranges that are none."""
+    if plan.plan != f"{graph}.plan":
+        raise ValueError(f"the plan of {graph} is {plan.plan!r}, but {graph}.plan lies beside the record")
+    for name, ranges in plan.profiles.items():
+        for letter, sizes in ranges.items():
+            if len(sizes) != 3 or not 1 <= sizes[0] <= sizes[1] <= sizes[2]:
+                raise ValueError(
+                    f"{graph}.{name}.{letter} is {[*sizes]}, but smallest, likeliest, largest are expected"
+                )
 
 
 def engine_folder(bundle: Path, gpu: str, tensorrt: str, precision: str) -> Path:

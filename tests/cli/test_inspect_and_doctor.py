@@ -28,6 +28,20 @@ def test_inspect_as_json_is_the_manifest(run_engine: Command, bundle: Path) -> N
     assert json.loads(said.out) == written | {"engines": {}}
 
 
+def test_inspect_goes_on_where_a_record_of_engines_cannot_be_read(
+    run_engine: Command, bundle: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundle, tmp_path / "copy"))
+    (copy / "engines" / "old").mkdir(parents=True)
+    (copy / "engines" / "old" / "engine.json").write_text("{}")
+    said = run_engine("--inspect", copy)
+    assert said.code == 0
+    reason = f"{copy}/engines/old/engine.json: not a usable record of engines (its schema is not 1). Build them: "
+    assert f"old: cannot be used: {reason}" in said.out
+    facts = json.loads(run_engine("--inspect", copy, "--json").out)
+    assert facts["engines"]["old"]["error"].startswith(reason)
+
+
 def test_inspect_needs_no_engine_library(bundle: Path) -> None:
     result = run_without(("onnxruntime", "tensorrt", "torch", "onnx"), INSPECT, bundle)
     assert result.returncode == 0, result.stderr

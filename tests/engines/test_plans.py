@@ -116,6 +116,9 @@ def test_own_engines_come_before_compatible_ones(shop: Shop) -> None:
     assert find_plans(shop.bundle, HERE, TENSORRT).folder == own
 
 
+RANGE = re.compile(r'"B": \[[^]]*\]')
+
+
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
@@ -126,6 +129,10 @@ def test_own_engines_come_before_compatible_ones(shop: Shop) -> None:
         (lambda text: text.replace('"opt_level"', '"optimum"'), r"optimum|opt_level"),
         (lambda text: text.replace('"bytes": ', '"bytes": "x", "bytes2": '), r"bytes"),
         (lambda text: "[" * 100_000, "recursion|Expecting"),
+        *(
+            (lambda text, sizes=sizes: RANGE.sub(f'"B": {sizes}', text), r"encoder\.encoder\.B is \[.*\], but smallest")
+            for sizes in ([], [1, 1], [1, 2, 1], [0, 1, 1], [1, 1, 1, 1])
+        ),
     ],
 )
 def test_a_damaged_record(shop: Shop, damage: object, sentence: str) -> None:
