@@ -142,7 +142,9 @@ def describe(differences: Sequence[CheckpointDifference]) -> str:
     layers = sorted({difference.layer for difference in differences if difference.layer is not None})
     numbers = sorted({difference.number for difference in differences})
     if (first := departure(differences)) is None:
-        return f"checkpoints {', '.join(map(str, numbers))} agree in {len(layers)} layers."
+        return (
+            f"checkpoints {', '.join(map(str, numbers))} agree in {len(layers)} layer{'s' if len(layers) != 1 else ''}."
+        )
     derived = ", derived" if first.derived else ""
     return (
         f"first departs at {first.place}, {TITLES[first.number]}{derived}: "

@@ -48,6 +48,8 @@ def parser() -> argparse.ArgumentParser:
                    help="rungs; torch is the reference and the clean modules (default: torch onnxruntime)")  # fmt: skip
     p.add_argument("--against", type=Path, nargs="+", default=[], metavar="FILE.npz",
                    help="rungs recorded elsewhere, put on top of the ladder")  # fmt: skip
+    p.add_argument("--taps", metavar="LAYERS",
+                   help="compare the rotation's nine checkpoints too, in all layers or such as 0,5")  # fmt: skip
     p.add_argument("--device", default="cuda:0", help="of the rungs on a GPU (default: cuda:0)")
     p.add_argument("--no_cleanup", action="store_true", help="take the points as they are")
     p.add_argument("--pcd_theta", type=float, help="as it was given to export_model.py")
@@ -75,6 +77,7 @@ def _compare(args: argparse.Namespace) -> int:
     _check(args)
     from export.parity.ladder import scene_result, verdict_of, worst
     from export.parity.verdict import DIFFERENT
+    from export.passes.taps import named_layers
 
     recorded = _load(args.against)
     ladder = _ladder(args)
@@ -82,7 +85,11 @@ def _compare(args: argparse.Namespace) -> int:
     with tqdm(total=0, unit="rung", desc="Ladder", disable=args.quiet or args.json, leave=False) as bar:
         for source in args.point_cloud:
             rungs = [*ladder.record(source, lambda name: _step(bar, name)), *_of_scene(recorded, source)]
-            scenes.append(scene_result(source.name, rungs))
+            scene = scene_result(source.name, rungs)
+            if args.taps:
+                layers = named_layers(args.taps, ladder.bundle.manifest.language_model.layers)
+                scene["checkpoints"] = ladder.checkpoints(source, layers, lambda name: _step(bar, name))
+            scenes.append(scene)
     result: dict[str, Any] = {
         "verdict": worst([verdict_of(scenes)]),
         "created_by": "spatiallm-export",
@@ -145,7 +152,7 @@ def _of_scene(recordings: Sequence[Recording], source: Path) -> Iterator[Recordi
 def _check(args: argparse.Namespace) -> None:
     if not args.point_cloud:
         raise SceneError("--point_cloud names the scene or scenes to compare on; give at least one.")
-    if "torch" in args.backends and args.model is None:
+    if ("torch" in args.backends or args.taps) and args.model is None:
         raise SceneError("--model must name the bundle's checkpoint, from which the torch rungs are made.")
     for name in ("forced_steps", "free_tokens"):
         if getattr(args, name) < 1:
@@ -179,6 +186,9 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
             for rung in scene["rungs"]:
                 for line in _lines(rung):
                     print(f"  {line}")
+            if "checkpoints" in scene:
+                found = scene["checkpoints"]
+                print(f"  checkpoints of {found['rung']}: {found['verdict']}; {found['reason']}")
         print(f"Verdict: {result['verdict']}.")
 
 
@@ -198,7 +208,9 @@ def _without_differences(result: dict[str, Any]) -> dict[str, Any]:
         return None if comparison is None else {k: v for k, v in comparison.items() if k != "differences"}
 
     scenes = [
-        {**scene, "rungs": [rung | {k: short(rung[k]) for k in ("below", "reference")} for rung in scene["rungs"]]}
+        scene
+        | {"rungs": [rung | {k: short(rung[k]) for k in ("below", "reference")} for rung in scene["rungs"]]}
+        | ({"checkpoints": short(scene["checkpoints"])} if "checkpoints" in scene else {})
         for scene in result["scenes"]
     ]
     return {**result, "scenes": scenes}

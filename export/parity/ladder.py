@@ -10,11 +10,19 @@ from typing import Any
 
 from export.checkpoint import Checkpoint
 from export.parity import BACKENDS
+from export.parity.checkpoints import Taps, departure, describe
+from export.parity.compare import Difference
+from export.parity.limits import limits_of
+from export.parity.reference_checkpoints import compare_with_reference
+from export.parity.tapping import with_taps
 from export.parity.torch_rungs import record_modules, record_reference, torch_pipeline
 from export.parity.verdict import DIFFERENT, EQUAL, WITHIN, Comparison, judge
+from export.reference import build_reference
 from runtime.bundle import Bundle
+from runtime.engines import open_backend
 from runtime.pipeline import Pipeline
 from runtime.rung import Plan, Recording, record_rung
+from runtime.rung.taps import record_taps
 from runtime.scene import Request
 
 ORDER = (DIFFERENT, WITHIN, EQUAL)  # worst first
@@ -39,6 +47,31 @@ class Ladder:
                 yield from self._torch(source, note)
             else:
                 yield self._runtime(backend, source, note)
+
+    def checkpoints(self, source: Path, layers: Sequence[int], note: Note) -> dict[str, Any]:
+        """The nine checkpoints of the prefill graph against the literal reference's. Raises SceneError."""
+        assert self.checkpoint is not None, "the checkpoints are compared with the reference's"
+        note("checkpoints")
+        attention = self.bundle.manifest.position.prefill_attention
+        reference = build_reference(self.checkpoint, prefill_attention=attention)
+        with with_taps(self.bundle, layers) as tapped, Pipeline(tapped, open_backend("onnxruntime")) as pipeline:
+            scene = pipeline.prepare(source, self.request)
+            taps = Taps(record_taps(pipeline, scene), self.bundle.manifest.position.vlm_pe is not None)
+        limits = limits_of(_facts(self.bundle))
+        differences = compare_with_reference(reference, scene, taps, limits)
+        first = departure(differences)
+        return {
+            "rung": "onnxruntime cpu",
+            "layers": list(layers),
+            "verdict": DIFFERENT
+            if first is not None
+            else EQUAL
+            if limits == limits_of({"precision": "fp32"})
+            else WITHIN,
+            "reason": describe(differences),
+            "departure": None if first is None else first.place,
+            "differences": [difference_to_json(difference) for difference in differences],
+        }
 
     def _torch(self, source: Path, note: Note) -> Iterator[Recording]:
         assert self.checkpoint is not None, "the torch rungs need a checkpoint"
@@ -81,9 +114,12 @@ def worst(verdicts: Iterable[str]) -> str:
 
 
 def verdict_of(scenes: Iterable[dict[str, Any]]) -> str:
-    """Of all rungs against the reference."""
-    rungs = [rung for scene in scenes for rung in scene["rungs"]]
-    return worst(rung["reference"]["verdict"] for rung in rungs if rung["reference"] is not None)
+    """Of all rungs against the reference, and of the checkpoints where they were compared."""
+    found = []
+    for scene in scenes:
+        found += [rung["reference"]["verdict"] for rung in scene["rungs"] if rung["reference"] is not None]
+        found += [scene["checkpoints"]["verdict"]] if "checkpoints" in scene else []
+    return worst(found)
 
 
 def to_json(comparison: Comparison) -> dict[str, Any]:
@@ -97,8 +133,15 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "why": comparison.limits.why,
         "departure": None if first is None else first.place,
         "tokens": {**dataclasses.asdict(tokens), "coin_toss": tokens.coin_toss},
-        "differences": [
-            {**dataclasses.asdict(difference), "place": difference.place, "within": difference.within}
-            for difference in comparison.differences
-        ],
+        "differences": [difference_to_json(difference) for difference in comparison.differences],
     }
+
+
+def difference_to_json(difference: Difference) -> dict[str, Any]:
+    """Plain values."""
+    return {**dataclasses.asdict(difference), "place": difference.place, "within": difference.within}
+
+
+def _facts(bundle: Bundle) -> dict[str, object]:
+    quantization = bundle.manifest.quantization
+    return {"precision": bundle.manifest.precision, "quantization": quantization.bits if quantization else None}

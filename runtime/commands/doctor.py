@@ -48,7 +48,8 @@ def run_doctor(*, as_json: bool) -> int:
 
 def examine() -> Findings:
     """Look around without importing anything heavy."""
-    names = [*RUNTIME, *(package for group in ENGINES.values() for package in group), *EXPORT, "transformers", "shapely"]
+    engines = [package for group in ENGINES.values() for package in group]
+    names = [*RUNTIME, *engines, *EXPORT, "transformers", "shapely"]
     packages = {name: _version(name) for name in names}
     gpus = _gpus()
     return Findings(

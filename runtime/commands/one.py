@@ -11,6 +11,7 @@ from typing import TextIO
 from runtime.commands import options, summary
 from runtime.layout import write_layout
 from runtime.manifest import Manifest
+from runtime.pipeline import Pipeline
 from runtime.recording import Recorder
 from runtime.rope import normalize_coords
 from runtime.scene import Scene
@@ -18,8 +19,12 @@ from runtime.scene import Scene
 
 def run_scene(args: argparse.Namespace) -> int:
     """Run `--point_cloud` and write `--output`. Returns 0. Raises SceneError."""
+    with options.load_pipeline(args) as pipeline:
+        return _run(args, pipeline)
+
+
+def _run(args: argparse.Namespace, pipeline: Pipeline) -> int:
     spoken = sys.stderr if args.json else sys.stdout
-    pipeline = options.load_pipeline(args)
     request = options.request(args, pipeline.manifest)
     scene = pipeline.prepare(args.point_cloud, request)
     _describe(args, scene, pipeline.manifest, spoken)

@@ -66,6 +66,16 @@ def test_a_bundle_of_another_checkpoint_is_different(
     assert "differences" not in result["scenes"][0]["rungs"][2]["reference"]
 
 
+def test_the_nine_checkpoints(case: Exported, cloud: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    page = tmp_path / "parity.html"
+    assert parity(arguments(case, cloud, "--taps", "1", "--report", page)) == 0
+    sentence = "checkpoints 1, 2, 3, 4, 5, 6, 7, 8, 9 agree in 1 layer."
+    assert f"checkpoints of onnxruntime cpu: equal; {sentence}" in capsys.readouterr().out
+    assert sentence in page.read_text()
+    assert parity(arguments(case, cloud, "--taps", "7")) == 2
+    assert "--taps names layer '7', but the model has layers 0 to 1" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [

@@ -41,6 +41,7 @@ class SceneView:
     rungs: list[RungView]
     legend: list[tuple[str, int, str]]  # name, number of its colour, mark
     plots: list[Plot]
+    checkpoints: Comparison | None  # of the rotation, where they were compared
 
     def verdict_of(self, name: str) -> Verdict | None:
         """Of the rung of that name; None where the scene lacks it or it was compared with nothing."""
@@ -67,12 +68,19 @@ def page_view(result: dict[str, Any]) -> PageView:
     return PageView(
         verdict=VERDICTS[result["verdict"]],
         result=result,
-        departures=[(scene, found) for scene in scenes for rung in scene.rungs if (found := _departure(rung))],
+        departures=[(scene, found) for scene in scenes for found in _departures(scene)],
         names=names,
         scenes=scenes,
         tolerances=tolerances(result),
         facts=facts_of(result),
     )
+
+
+def _departures(scene: SceneView) -> list[Comparison]:
+    """What a scene has to say in the header."""
+    found = [departure for rung in scene.rungs if (departure := _departure(rung))]
+    wrong = scene.checkpoints if scene.checkpoints and scene.checkpoints["verdict"] == "different" else None
+    return found if wrong is None else [*found, wrong | {"against": "reference, checkpoints"}]
 
 
 def _departure(rung: RungView) -> Comparison | None:
@@ -85,11 +93,13 @@ def _departure(rung: RungView) -> Comparison | None:
 def _scene_view(scene: dict[str, Any], anchor: str, names: list[str]) -> SceneView:
     kinds = kinds_of(scene)
     rungs = [_rung_view(rung, kinds) for rung in scene["rungs"]]
-    verdict = worst_verdict([rung.verdict.word for rung in rungs if rung.verdict is not None])
+    checkpoints: Comparison | None = scene.get("checkpoints")
+    words = [rung.verdict.word for rung in rungs if rung.verdict is not None]
+    verdict = worst_verdict(words if checkpoints is None else [*words, checkpoints["verdict"]])
     shown = [rung for rung in scene["rungs"] if comparisons(rung)]
     legend = [(rung["rung"], names.index(rung["rung"]), legend_mark(names.index(rung["rung"]))) for rung in shown]
     facts, plots = scene_facts(scene), _plots(scene["scene"], anchor, shown, names)
-    return SceneView(anchor, scene["scene"], verdict, facts, kinds, rungs, legend, plots)
+    return SceneView(anchor, scene["scene"], verdict, facts, kinds, rungs, legend, plots, checkpoints)
 
 
 def _rung_view(rung: dict[str, Any], kinds: list[str]) -> RungView:
