@@ -20,12 +20,17 @@ def guarded(program: str, action: Callable[[], int], *, interrupted: str, instal
     _end_politely()
     try:
         return action()
-    except SceneError as error:
-        sentence, code = str(error), 2
     except KeyboardInterrupt:
         sentence, code = f"interrupted; {interrupted}.", 130
-    except ModuleNotFoundError as error:
-        sentence, code = f"needs the package {error.name!r}, which is not installed. Install it: {install}", 2
+    except (SceneError, ImportError) as error:
+        if _from_interrupt(error):
+            sentence, code = f"interrupted; {interrupted}.", 130
+        elif isinstance(error, SceneError):
+            sentence, code = str(error), 2
+        elif isinstance(error, ModuleNotFoundError):
+            sentence, code = f"needs the package {error.name!r}, which is not installed. Install it: {install}", 2
+        else:
+            raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still buffered goes nowhere
         sentence, code = "the reader of the output went away before all was printed.", 2
@@ -37,6 +42,13 @@ def guarded(program: str, action: Callable[[], int], *, interrupted: str, instal
         sentence, code = _refused(error), 2
     print(f"{program}: {sentence}", file=sys.stderr)
     return code
+
+
+def _from_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt is what began it: a library that is interrupted while it loads says that it cannot."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _refused(error: OSError | UnicodeError) -> str:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from runtime.errors import EngineError
 from runtime.pipeline import Pipeline
 from tests.cli.conftest import Command, Said
 
@@ -41,6 +42,25 @@ def test_signals_end_a_run_as_ctrl_c_does(
 ) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
     monkeypatch.setattr(Pipeline, "run", lambda *_, **__: os.kill(os.getpid(), number))
+    said = engine("-o", scene.parent / "out.txt")
+    assert_sentence(said, "run_engine.py", "interrupted; the scene under way left no layout.", code=130)
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_an_interrupt_while_a_library_loads(
+    engine: Command, scene: Path, monkeypatch: pytest.MonkeyPatch, wrapped: bool
+) -> None:
+    """Extension modules make an ImportError of it, and back ends a sentence of that."""
+
+    def load(*_: object, **__: object) -> None:
+        try:
+            raise ImportError("initialization failed") from KeyboardInterrupt()
+        except ImportError as error:
+            if wrapped:
+                raise EngineError("back end 'onnxruntime' is installed but cannot be loaded") from error
+            raise
+
+    monkeypatch.setattr(Pipeline, "load", load)
     said = engine("-o", scene.parent / "out.txt")
     assert_sentence(said, "run_engine.py", "interrupted; the scene under way left no layout.", code=130)
 
