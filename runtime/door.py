@@ -7,6 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from runtime.errors import SceneError
@@ -18,6 +19,7 @@ def guarded(program: str, action: Callable[[], int], *, interrupted: str, instal
     `interrupted` says what that leaves behind, `install` what brings a missing package.
     """
     _end_politely()
+    _open_streams()
     try:
         return action()
     except KeyboardInterrupt:
@@ -42,6 +44,13 @@ def guarded(program: str, action: Callable[[], int], *, interrupted: str, instal
         sentence, code = _refused(error), 2
     print(f"{program}: {sentence}", file=sys.stderr)
     return code
+
+
+def _open_streams() -> None:
+    """A caller may have closed stdout or stderr: what is printed there goes nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as the process
 
 
 def _from_interrupt(error: BaseException | None) -> bool:

@@ -56,7 +56,9 @@ def compile_graph(job: Job, emit: Emit) -> None:
     known = timing.read()
     if not (accepted := compat.use_timing_cache(config, known)):
         emit(
-            "note", text=f"{timing.path}: the timing cache is of another GPU or TensorRT; it is not used, nor changed."
+            "note",
+            text=f"{timing.path}: the timing cache is damaged, or of another GPU or TensorRT; it is not used, nor "
+            f"changed. Delete it, or choose another --timing_cache.",
         )
     emit("phase", text="building")
     plan = builder.build_serialized_network(network.definition, config)

@@ -86,7 +86,7 @@ def _digest(data: bytes) -> str:
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
     """Hold a lock file as long as the block runs; the system frees it when the process ends."""
-    with path.open("w") as file:
+    with path.open("a") as file:  # nothing is lost where another file has that name
         if os.name == "posix":  # elsewhere the last writer wins, whole
             import fcntl
 

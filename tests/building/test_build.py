@@ -150,7 +150,10 @@ def test_a_foreign_timing_cache_is_left_alone(bench: Bench, tmp_path: Path) -> N
         cache.write_text(content)
         facts = bench.facts("--timing_cache", cache)
         assert cache.read_text() == content
-        note = f"{cache}: the timing cache is of another GPU or TensorRT; it is not used, nor changed."
+        note = (
+            f"{cache}: the timing cache is damaged, or of another GPU or TensorRT; it is not used, nor changed. "
+            "Delete it, or choose another --timing_cache."
+        )
         assert facts["notes"].count(note) == 1
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from runtime.errors import EngineError
 from runtime.pipeline import Pipeline
+from tests.blocked import ROOT
 from tests.cli.conftest import Command, Said
 
 TinyCheckpoint = Callable[..., Path]
@@ -44,6 +48,15 @@ def test_signals_end_a_run_as_ctrl_c_does(
     monkeypatch.setattr(Pipeline, "run", lambda *_, **__: os.kill(os.getpid(), number))
     said = engine("-o", scene.parent / "out.txt")
     assert_sentence(said, "run_engine.py", "interrupted; the scene under way left no layout.", code=130)
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+def test_streams_may_be_closed(bundle: Path, scene: Path, tmp_path: Path, closed: str) -> None:
+    words = [sys.executable, "run_engine.py", "-m", bundle, "-p", scene, "-o", tmp_path / "a.txt"]
+    command = f"{shlex.join(map(str, words))} --max_new_tokens 3 {closed}"
+    result = subprocess.run(command, shell=True, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "a.txt").exists()
 
 
 @pytest.mark.parametrize("wrapped", [False, True])
