@@ -83,7 +83,8 @@ def compile_cubin(text: bytes, name: str, architecture: str) -> bytes:
     options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17"]
     try:
         if int(nvrtc.nvrtcCompileProgram(program, len(options), options)[0]) != 0:
-            log = bytes(call_nvrtc(nvrtc.nvrtcGetProgramLogSize, program))
+            # One more: bytes of length 1 are shared by the whole interpreter, and NVRTC writes into what it is given.
+            log = bytes(1 + call_nvrtc(nvrtc.nvrtcGetProgramLogSize, program))
             call_nvrtc(nvrtc.nvrtcGetProgramLog, program, log)
             words = log.rstrip(b"\0").decode(errors="replace").strip()
             raise EngineError(

@@ -75,6 +75,10 @@ def _fill(prog: Any, what: str, buffer: bytes) -> Any:
     value = programs[int(prog)][what]
     if len(buffer) < len(value):
         raise MemoryError(f"{len(value)} bytes do not fit {len(buffer)}")
+    if value and len(buffer) < 2:
+        raise AssertionError(
+            "bytes of length 0 and 1 are shared by the whole interpreter; writing there changes them all"
+        )
     ctypes.memmove(buffer, value, len(value))
     return (OK,)
 
