@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.machine import peak_memory_gb
+from export.reference.cache_name import CACHE
 from runtime.arrays import Array
 
 Step = Callable[[Array], Array]  # token ids [1, 1] -> logits [1, V]
@@ -72,11 +73,11 @@ def transformers_eager(model: str, points: int, threads: int) -> Start:
     @torch.inference_mode()
     def start() -> tuple[Array, Step]:
         cache = DynamicCache()
-        logits = lm(inputs_embeds=embeds[None], past_key_values=cache, use_cache=True, logits_to_keep=1).logits[:, -1]
+        logits = lm(inputs_embeds=embeds[None], **{CACHE: cache}, use_cache=True, logits_to_keep=1).logits[:, -1]
 
         @torch.inference_mode()
         def step(token: Array) -> Array:
-            out = lm(input_ids=torch.from_numpy(token).long(), past_key_values=cache, use_cache=True)
+            out = lm(input_ids=torch.from_numpy(token).long(), **{CACHE: cache}, use_cache=True)
             return np.asarray(out.logits[:, -1])
 
         return logits.numpy(), step

@@ -12,6 +12,7 @@ from transformers import DynamicCache
 
 from export.checkpoint import Checkpoint
 from export.modules import Encoder
+from export.reference.cache_name import CACHE
 from export.reference.language_model import build_language_model
 from runtime.arrays import Array
 
@@ -37,14 +38,14 @@ class Eager:
     def start(self, embeds: Tensor) -> Tensor:
         """Prefill: logits [1, V]; a new cache."""
         self._cache = DynamicCache()
-        out = self.model(inputs_embeds=embeds, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
+        out = self.model(inputs_embeds=embeds, **{CACHE: self._cache}, use_cache=True, logits_to_keep=1)
         logits: Tensor = out.logits[:, -1]
         return logits
 
     def step(self, token: int) -> Tensor:
         """Logits [1, V] after one more token."""
         ids = torch.tensor([[token]], device=self._device)
-        logits: Tensor = self.model(input_ids=ids, past_key_values=self._cache, use_cache=True).logits[:, -1]
+        logits: Tensor = self.model(input_ids=ids, **{CACHE: self._cache}, use_cache=True).logits[:, -1]
         return logits
 
     def text(self, logits: Tensor, count: int) -> list[int]:

@@ -26,6 +26,7 @@ from benchmarks.gpu.report import Facts, Report, model_facts
 from export.checkpoint import open_checkpoint
 from export.checkpoint.choices import UNSET
 from export.modules import Decode, Encoder, LanguageModel, Prefill
+from export.reference.cache_name import CACHE
 from export.reference.language_model import build_language_model
 from export.rope import position_spec
 from runtime.arrays import Array
@@ -146,11 +147,11 @@ class Parts:
         embeds = model.model.embed_tokens(placed["input_ids"].long())
         embeds = torch.where(placed["point_mask"][..., None], placed["point_embeds"], embeds)
         cache: Any = DynamicCache()
-        out = model(inputs_embeds=embeds, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        out = model(inputs_embeds=embeds, **{CACHE: cache}, use_cache=True, logits_to_keep=1)
         rows = [out.logits[:, -1]]
         for token in tokens:
             ids = torch.tensor([[int(token)]], device=embeds.device)
-            rows.append(model(input_ids=ids, past_key_values=cache, use_cache=True).logits[:, -1])
+            rows.append(model(input_ids=ids, **{CACHE: cache}, use_cache=True).logits[:, -1])
         return torch.cat(rows).float().cpu().numpy()
 
 

@@ -13,6 +13,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 from export.parity.checkpoints import TABLES, Checkpoint, CheckpointDifference, Checkpoints, Taps, compare_layer
 from export.parity.limits import Limits
 from export.reference import Reference
+from export.reference.cache_name import CACHE
 from runtime.scene import Scene
 
 NUMBER = re.compile(r"\[CHECKPOINT (\d)\]")
@@ -94,7 +95,7 @@ class _Watcher:
     def _finish(self, attention: Any, _inputs: Any, call: dict[str, Any], _output: Any) -> None:
         if not self._seen:
             cos, sin = call["position_embeddings"]
-            self._see_plain(attention, cos, sin, call["past_key_values"])
+            self._see_plain(attention, cos, sin, call[CACHE])
         self._visit(self._layer, dict(sorted(self._seen.items())))
         self._seen = {}
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from transformers.models.llama import modeling_llama
 from transformers.models.qwen2 import modeling_qwen2
 
+from export.reference.cache_name import CACHE
 from export.reference.verbose import is_verbose, report
 
 
@@ -55,21 +56,21 @@ class SpatialAttention:
         hidden_states: Tensor,
         position_embeddings: tuple[Tensor, Tensor],
         attention_mask: Tensor | None = None,
-        past_key_values: Any = None,
-        **_: Any,
+        **more: Any,
     ) -> tuple[Tensor, Tensor]:
         """As the parent's; `attention_mask` is additive, [B, 1, T, rows], `position_embeddings` two of [B, T, D]."""
+        cache = more.get(CACHE)
         shape = (*hidden_states.shape[:-1], -1, self.head_dim)
         query = self.q_proj(hidden_states).view(shape).transpose(1, 2)  # [B, H, T, D]
         key = self.k_proj(hidden_states).view(shape).transpose(1, 2)  # [B, K, T, D]
         value = self.v_proj(hidden_states).view(shape).transpose(1, 2)
-        is_prefill = past_key_values is None or past_key_values.get_seq_length(self.layer_idx) == 0
+        is_prefill = cache is None or cache.get_seq_length(self.layer_idx) == 0
         if self.points and is_prefill:
             query, key = self._rotate_with_points(query, key, *position_embeddings)
         else:
             query, key = self.modeling.apply_rotary_pos_emb(query, key, *position_embeddings)
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
+        if cache is not None:
+            key, value = cache.update(key, value, self.layer_idx)
         return self._attend(query, key, value, attention_mask)
 
     def _rotate_with_points(self, query: Tensor, key: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,6 +14,7 @@ from transformers import DynamicCache
 from export.checkpoint.config import ModelConfig
 from export.modules import Encoder
 from export.reference.attention import PointRope
+from export.reference.cache_name import CACHE
 from export.reference.language_model import build_language_model
 from export.reference.merge import Merged, merge_points, pad_batch
 from export.reference.tables import point_table
@@ -203,7 +204,7 @@ class Reference:
 
     def _run(self, cache: ReferenceCache, **inputs: Tensor) -> Tensor:
         logits: Tensor = self.language_model(
-            past_key_values=cache.layers, use_cache=True, attention_mask=self._mask(cache), **inputs
+            **{CACHE: cache.layers}, use_cache=True, attention_mask=self._mask(cache), **inputs
         ).logits
         return logits
 

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from export.checkpoint import Checkpoint, open_checkpoint
 from export.make_checkpoint import main, make_checkpoint
 from export.modules import Encoder
+from export.reference.cache_name import CACHE
 from runtime.errors import CheckpointError
 from runtime.points import encoder_inputs, grid_sample
 from tests.scenes import room
@@ -68,7 +69,7 @@ def greedy(model: Any, embeds: torch.Tensor, steps: int) -> tuple[list[int], tor
         best, ids = out.logits[0, -1].topk(2)
         tokens.append(int(ids[0]))
         leads.append(best[0] - best[1])
-        out = model(input_ids=ids[None, :1], past_key_values=out.past_key_values, use_cache=True)
+        out = model(input_ids=ids[None, :1], **{CACHE: out[CACHE]}, use_cache=True)
     return tokens, torch.stack(leads)
 
 

@@ -17,6 +17,7 @@ from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention
 from export.checkpoint import open_checkpoint
 from export.reference import Reference, build_reference
 from export.reference.attention import PointRope
+from export.reference.cache_name import CACHE
 from export.reference.language_model import transformers_config
 from runtime.errors import SceneError
 from runtime.points import encoder_inputs
@@ -67,9 +68,9 @@ def test_without_3d_it_is_transformers_to_the_last_bit(family: str, attn_impleme
     want = model(inputs_embeds=embeds, use_cache=True)
     logits, cache = reference.prefill_logits(*prompts)
     assert torch.equal(logits, want.logits)
-    past = want.past_key_values
+    past = want[CACHE]
     for ids in ([[5]], [[6, 7, 8]]):
-        want = model(input_ids=torch.tensor(ids), past_key_values=past, use_cache=True)
+        want = model(input_ids=torch.tensor(ids), **{CACHE: past}, use_cache=True)
         assert torch.equal(reference.decode(ids, cache), want.logits)
 
 
