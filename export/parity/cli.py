@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "python -m export.parity",
         lambda: _compare(parser().parse_args(arguments)),
         interrupted="nothing was written",
-        install="pip install '.[onnxruntime,export,reference]'",
+        install="pip install '.[onnxruntime,export,reference,eval]'",
     )
 
 
@@ -81,11 +81,12 @@ def _compare(args: argparse.Namespace) -> int:
 
     recorded = _load(args.against)
     ladder = _ladder(args)
+    reader = ladder.reader()
     scenes = []
     with tqdm(total=0, unit="rung", desc="Ladder", disable=args.quiet or args.json, leave=False) as bar:
         for source in args.point_cloud:
             rungs = [*ladder.record(source, lambda name: _step(bar, name)), *_of_scene(recorded, source)]
-            scene = scene_result(source.name, rungs)
+            scene = scene_result(source.name, rungs, reader)
             if args.taps:
                 layers = named_layers(args.taps, ladder.bundle.manifest.language_model.layers)
                 scene["checkpoints"] = ladder.checkpoints(source, layers, lambda name: _step(bar, name))
@@ -199,8 +200,15 @@ def _lines(rung: dict[str, Any]) -> Iterator[str]:
         yield f"{rung['rung']}: the reference"
         return
     yield f"{rung['rung']}: {reference['verdict']}; {reference['reason']}"
+    yield from _layout(reference)
     if below["against"] != reference["against"]:
         yield f"    against {below['against']}: {below['verdict']}; {below['reason']}"
+        yield from _layout(below)
+
+
+def _layout(comparison: dict[str, Any]) -> Iterator[str]:
+    if (geometry := comparison["geometry"]) is not None:
+        yield f"    layout: {geometry['verdict']}; {geometry['reason']}"
 
 
 def _without_differences(result: dict[str, Any]) -> dict[str, Any]:

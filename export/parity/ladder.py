@@ -12,6 +12,7 @@ from export.checkpoint import Checkpoint
 from export.parity import BACKENDS
 from export.parity.checkpoints import Taps, departure, describe
 from export.parity.compare import Difference
+from export.parity.geometry import GeometryDifference, LayoutReader
 from export.parity.limits import limits_of
 from export.parity.reference_checkpoints import compare_with_reference
 from export.parity.tapping import with_taps
@@ -21,6 +22,7 @@ from export.reference import build_reference
 from runtime.bundle import Bundle
 from runtime.engines import open_backend
 from runtime.pipeline import Pipeline
+from runtime.prompt import Tokenizer
 from runtime.rung import Plan, Recording, record_rung
 from runtime.rung.taps import record_taps
 from runtime.scene import Request
@@ -47,6 +49,11 @@ class Ladder:
                 yield from self._torch(source, note)
             else:
                 yield self._runtime(backend, source, note)
+
+    def reader(self) -> LayoutReader:
+        """Of the texts that rungs write."""
+        manifest = self.bundle.manifest
+        return LayoutReader(Tokenizer.load(self.bundle.folder, manifest.prompt), manifest)
 
     def checkpoints(self, source: Path, layers: Sequence[int], note: Note) -> dict[str, Any]:
         """The nine checkpoints of the prefill graph against the literal reference's. Raises SceneError."""
@@ -90,8 +97,14 @@ class Ladder:
             return record_rung(pipeline, source, self.request, self.plan, rung)
 
 
-def scene_result(scene: str, recordings: Iterable[Recording]) -> dict[str, Any]:
+def scene_result(scene: str, recordings: Iterable[Recording], reader: LayoutReader) -> dict[str, Any]:
     """The comparisons of one scene's rungs: each with the one below it and with the lowest. Raises SceneError."""
+
+    def against(other: Recording | None, recording: Recording) -> dict[str, Any] | None:
+        if other is None:
+            return None
+        return to_json(judge(other, recording)) | {"geometry": geometry_to_json(reader.compare(other, recording))}
+
     rungs: list[dict[str, Any]] = []
     lowest: Recording | None = None
     below: Recording | None = None
@@ -100,8 +113,8 @@ def scene_result(scene: str, recordings: Iterable[Recording]) -> dict[str, Any]:
             {
                 "rung": recording.name,
                 "facts": recording.facts,
-                "below": None if below is None else to_json(judge(below, recording)),
-                "reference": None if lowest is None else to_json(judge(lowest, recording)),
+                "below": against(below, recording),
+                "reference": against(lowest, recording),
             }
         )
         lowest, below = lowest or recording, recording
@@ -135,6 +148,13 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
         "tokens": {**dataclasses.asdict(tokens), "coin_toss": tokens.coin_toss},
         "differences": [difference_to_json(difference) for difference in comparison.differences],
     }
+
+
+def geometry_to_json(geometry: GeometryDifference | None) -> dict[str, Any] | None:
+    """Plain values; None where no text has an entity."""
+    if geometry is None:
+        return None
+    return {"verdict": geometry.verdict, "reason": geometry.reason, **dataclasses.asdict(geometry)}
 
 
 def difference_to_json(difference: Difference) -> dict[str, Any]:

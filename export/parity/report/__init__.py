@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from export.parity.report.text import VERDICTS, cosine, fact, number
+from export.parity.report.text import LAYOUTS, VERDICTS, cosine, fact, number
 from export.parity.report.view import page_view
 from runtime.errors import SceneError
 
@@ -38,7 +38,7 @@ def render(result: dict[str, Any]) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "cosine": cosine, "fact": fact}
-    environment.globals["verdicts"] = VERDICTS
+    environment.globals |= {"verdicts": VERDICTS, "layouts": LAYOUTS}
     return environment.get_template("page.html").render(page=page_view(result))
 
 

@@ -40,6 +40,12 @@ VERDICTS = {
     )
 }
 
+LAYOUTS = {  # verdicts on the layout; the colours are those of the verdicts above
+    "same": Verdict("same", "=", "equal", "Every entity has the same numbers."),
+    "moved": Verdict("moved", "≈", "within", "Every entity is found again; numbers lie in other bins."),
+    "other entities": Verdict("other entities", "≠", "different", "Entities are missing or new."),
+}
+
 
 def worst_verdict(words: list[str]) -> Verdict | None:
     """None where nothing was compared."""

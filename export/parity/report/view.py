@@ -41,6 +41,7 @@ class SceneView:
     rungs: list[RungView]
     legend: list[tuple[str, int, str]]  # name, number of its colour, mark
     plots: list[Plot]
+    layouts: list[tuple[str, Comparison]]  # rung, and a comparison whose texts have entities
     checkpoints: Comparison | None  # of the rotation, where they were compared
 
     def verdict_of(self, name: str) -> Verdict | None:
@@ -99,7 +100,8 @@ def _scene_view(scene: dict[str, Any], anchor: str, names: list[str]) -> SceneVi
     shown = [rung for rung in scene["rungs"] if comparisons(rung)]
     legend = [(rung["rung"], names.index(rung["rung"]), legend_mark(names.index(rung["rung"]))) for rung in shown]
     facts, plots = scene_facts(scene), _plots(scene["scene"], anchor, shown, names)
-    return SceneView(anchor, scene["scene"], verdict, facts, kinds, rungs, legend, plots, checkpoints)
+    layouts = [(rung["rung"], found) for rung in shown for found in comparisons(rung) if found.get("geometry")]
+    return SceneView(anchor, scene["scene"], verdict, facts, kinds, rungs, legend, plots, layouts, checkpoints)
 
 
 def _rung_view(rung: dict[str, Any], kinds: list[str]) -> RungView:
