@@ -24,7 +24,14 @@ import pytest
 
 FOLDER = Path(__file__).with_name("fake_gpu")
 FAKES = ("tensorrt", "cuda", "fake_device", "fake_streams", "fake_kernels", "fake_twins", "tensorrt_names")
-OURS = ("runtime.engines.trt", "runtime.engines.cuda", "runtime.decode.device", "export.engines", "export.build")
+OURS = (
+    "runtime.engines.trt",
+    "runtime.engines.cuda",
+    "runtime.decode.device",
+    "export.engines",
+    "export.build",
+    "benchmarks.gpu.build",
+)
 
 
 @dataclass(frozen=True)

@@ -189,6 +189,7 @@ def main() -> int:
         **sizes,
         "inputs": args.precision,
         "vlm_pe": reference.config.vlm_pe,
+        "merge_rule": reference.config.merge_rule,
     }
     report = Report(args.output.with_suffix(".json"), "reference", {**facts, "torch": torch.__version__})
     parts = Parts(reference, args)

@@ -48,11 +48,11 @@ def speed_table(results: Sequence[Facts]) -> str:
 
 
 def parity_table(results: Sequence[Facts]) -> str:
-    """How near the engines are to float32 PyTorch: a column for each model."""
-    models = labels(results, ("engines",))
-    found = [of(results, "engines", model) for model in models]
-    rows = [[name, *(number(dig(facts, key), 7) for facts in found)] for name, key in PARITY]
-    return markdown(["", *models], rows) if models else ""
+    """How near the engines are to float32 PyTorch: a column for each model and mode."""
+    found = {mode(facts): facts for facts in results if facts["benchmark"] == "engines" and "prefill_parity" in facts}
+    rows = [[name, *(number(dig(facts, key), 7) for facts in found.values())] for name, key in PARITY]
+    rows.append(["all within what is promised", *(told(facts.get("parity_passed")) for facts in found.values())])
+    return markdown(["", *found], rows) if found else ""
 
 
 def scene_table(results: Sequence[Facts]) -> str:
@@ -74,6 +74,9 @@ def size_table(results: Sequence[Facts]) -> str:
         plans = [plan(facts, name) for facts in found]
         rows.append([f"{name} plan, MB", *(number(dig(facts, "bytes"), 0, 1e6) for facts in plans)])
         rows.append([f"{name} built in s", *(number(dig(facts, "seconds"), 0) for facts in plans)])
+        rows.append([f"{name} built again in s", *(number(again(results, model, name), 0) for model in models)])
+        rows.append([f"{name} layers", *(number(dig(facts, "layers"), 0) for facts in plans)])
+        rows.append([f"{name} layers that only reformat", *(number(dig(facts, "reformats"), 0) for facts in plans)])
     for name, key, scale in (
         ("working memory of all engines, MB", "memory.scratch_bytes", 1e6),
         ("cache at full capacity, MB", "memory.cache_bytes", 1e6),
@@ -93,6 +96,26 @@ def label(facts: Facts) -> str:
     """A model and its precision in a few words."""
     model = facts["model"]
     return f"{model['family'].capitalize()} {model['layers']}x{model['hidden_size']} {facts['precision']}"
+
+
+def mode(facts: Facts) -> str:
+    """The label with the reference's 3D encoding, of which one engine serves all."""
+    if (encoding := dig(facts, "reference.vlm_pe")) is None:
+        return label(facts)
+    return f"{label(facts)}, {dig(facts, 'reference.merge_rule') or encoding}"
+
+
+def again(results: Sequence[Facts], model: str, graph: str) -> float | None:
+    """Seconds of the last build of a plan whose kernels the timing cache knew."""
+    builds = [facts for facts in results if facts["benchmark"] == "build" and label(facts) == model]
+    rounds = (part for facts in builds for name, part in facts.items() if name.startswith("build_"))
+    plans = [dig(part, f"graphs.{graph}") or {} for part in rounds]
+    return next((plan["seconds"] for plan in reversed(plans) if plan.get("warm")), None)
+
+
+def told(passed: bool | None) -> str:
+    """Yes, no, or a dash."""
+    return NONE if passed is None else "yes" if passed else "no"
 
 
 def of(results: Sequence[Facts], benchmark: str, model: str, **more: str) -> Facts:

@@ -108,9 +108,7 @@ def test_on_a_gpu_of_host_memory(
     gpu = fake_gpu(version)
     copy = shutil.copytree(made.bundle.folder, tmp_path / "bundle")  # other tests share the exported one
     made = dataclasses.replace(made, bundle=Bundle.open(copy))
-    from export import build
-
-    assert build.main(["--bundle", str(made.bundle.folder), "--quiet"]) == 0
+    built(benchmark, made, reference)
     facts = engines(benchmark, made, reference)
     assert facts["parity_passed"] is True
     for name in ("decode_device_loop_speed", "decode_device_graph_speed"):
@@ -125,6 +123,21 @@ def test_on_a_gpu_of_host_memory(
     assert facts["load"]["total_mb"] > 0
     profiled(benchmark, gpu, made, reference)
     scene(benchmark, made, reference)
+
+
+def built(benchmark: Benchmark, made: Exported, reference: Path) -> None:
+    """Cold, then warm, with a timing cache of its own."""
+    output, cache = reference.with_name("build.json"), reference.with_name("timing.cache")
+    limits = ("--max_length", 1000, "--opt_level", 2)
+    arguments = ("--bundle", made.bundle.folder, "--output", output, "--rounds", 2, "--timing_cache", cache, *limits)
+    facts = benchmark("gpu.build", *arguments).facts
+    assert facts["opt_level"] == 2
+    for number, warm in ((1, False), (2, True)):
+        part = facts[f"build_{number}"]
+        assert [plan["warm"] for plan in part["graphs"].values()] == [warm, warm]
+        assert part["seconds"] >= max(plan["seconds"] for plan in part["graphs"].values())
+        assert part["profiles"]["language_model"]["decode"]["M"] == [512, 1000, 1000]
+    assert table.again([facts], table.label(facts), "encoder") == facts["build_2"]["graphs"]["encoder"]["seconds"]
 
 
 def profiled(benchmark: Benchmark, gpu: Any, made: Exported, reference: Path) -> None:
@@ -317,7 +330,8 @@ def result(benchmark: str, **facts: Any) -> dict[str, Any]:
 
 
 def test_tables_join_results_of_one_model() -> None:
-    plans = {"h200": {"plans": {"language_model": {"bytes": 1_270_000_000, "seconds": 120.4}}}}
+    made = {"bytes": 1_270_000_000, "seconds": 120.4, "layers": 9, "reformats": 3}
+    plans, warm = {"h200": {"plans": {"language_model": made}}}, {"language_model": {"warm": True, "seconds": 60.2}}
     results = [
         result("torch_baseline", eager={"prefill": {"ms": 16.7}, "per_token": {"ms": 28.8}}, best={"error": "x"}),
         result(
@@ -326,9 +340,14 @@ def test_tables_join_results_of_one_model() -> None:
             decode_device_graph_speed={"per_token": {"ms": 2.02}},
             forced_parity={"cosine_min": 0.99997},
             followed_parity={"equal": 255},
+            prefill_parity={"error": "x"},
+            parity_passed=False,
+            reference={"vlm_pe": "3D_RoPE", "merge_rule": "3D_only"},
             memory={"plans": plans, "scratch_bytes": 2e6},
             load={"error": "out of memory"},
         ),
+        result("build", build_1={"graphs": {"language_model": {"warm": False, "seconds": 90.0}}}),
+        result("build", build_1={"graphs": warm}, build_2={"error": "x"}),
         result("scene", backend="tensorrt", stages={"milliseconds": {"encoder": 20.04}, "total_ms": 1_100.0}),
         result("scene", backend="torch", stages={"milliseconds": {"encoder": 80.0}, "total_ms": 12_000.0}),
     ]
@@ -343,8 +362,25 @@ def test_tables_join_results_of_one_model() -> None:
     assert "| total | 1,100.0 | 12,000.0 |" in lines
     assert "| language_model plan, MB | 1,270 |" in lines
     assert "| language_model built in s | 120 |" in lines
+    assert "| language_model built again in s | 60 |" in lines
+    assert "| language_model layers that only reformat | 3 |" in lines
+    assert "| encoder built again in s | – |" in lines
+    assert "|  | Qwen 24x896 fp16, 3D_only |" in lines
+    assert "| all within what is promised | no |" in lines
     assert "| encoder plan, MB | – |" in lines
     assert "| from disk to the first token, s | – |" in lines
+
+
+def test_modes_of_one_model_have_columns_of_their_own() -> None:
+    modes = ({"vlm_pe": None, "merge_rule": None}, *({"vlm_pe": "3D_RoPE", "merge_rule": f"3D_{n}"} for n in "ab"))
+    results = [
+        result("engines", reference=facts, prefill_parity={}, followed_parity={"equal": place}, parity_passed=True)
+        for place, facts in enumerate(modes)
+    ]
+    lines = table.parity_table(results).splitlines()
+    assert lines[0] == "|  | Qwen 24x896 fp16 | Qwen 24x896 fp16, 3D_a | Qwen 24x896 fp16, 3D_b |"
+    assert "| greedy tokens equal along PyTorch's text | 0 | 1 | 2 |" in lines
+    assert lines[-1] == "| all within what is promised | yes | yes | yes |"
 
 
 def test_tables_of_nothing_are_empty() -> None:
