@@ -68,12 +68,6 @@ class Plan:
         x, y = side.at(side.length / 2, -0.01)
         return not self.outline.holds(x, y)
 
-    def sees(self, place: Corner, side: Side) -> bool:
-        """Whether most of the side is in sight from a place on the floor, furniture left aside."""
-        targets = [side.at(share * side.length, 0.01) for share in (0.1, 0.5, 0.9)]
-        hidden = sum(any(notch.crossed_by(place, target) for notch in self.notches) for target in targets)
-        return hidden <= 1
-
 
 def make_plan(dice: Dice) -> Plan:
     """A plan with its low corner at (0, 0)."""

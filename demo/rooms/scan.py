@@ -10,13 +10,15 @@ import numpy as np
 
 from demo.rooms import palette
 from demo.rooms.dice import Dice
+from demo.rooms.evidence import lasting
 from demo.rooms.furnish import FEWEST, Furniture, furnish
 from demo.rooms.openings import Hole, make_holes
 from demo.rooms.order import Motion, canonical
 from demo.rooms.parts import Piece, Solids
 from demo.rooms.plans import Plan, make_plan
 from demo.rooms.rays import FIRST_PIECE, Scenery
-from demo.rooms.scanner import Returns, scan_room, standpoints
+from demo.rooms.scanner import Returns, scan_room
+from demo.rooms.standpoints import ray_count, standpoints
 from runtime.arrays import Array
 from runtime.errors import SceneError
 from runtime.layout import Bbox, Door, Layout, Wall, Window, translate
@@ -27,7 +29,7 @@ SPLITS = {
     "validation": range(10_000_000, 20_000_000),
     "test": range(20_000_000, 30_000_000),
 }
-FEWEST_ON_WALL, FEWEST_ON_OTHERS = 60, 25  # returns without which a scan does not show an entity
+FEWEST_ON_WALL, FEWEST_ON_OTHERS = 60, 25  # returns, without which a scan does not show an entity
 REACH = 6.0  # metres of the file's origin from the room's corner, along each axis
 
 
@@ -64,11 +66,12 @@ def _try(seed: int, attempt: int) -> Scan | None:
     furniture = furnish(plan, holes, dice)
     if len(furniture) < FEWEST or not any(hole.kind == "door" for hole in holes):
         return None
-    places = standpoints(plan, [piece.footprint for piece in furniture], dice)
+    rays = ray_count(plan, dice)
+    places = standpoints(plan, [piece.footprint for piece in furniture], rays, dice)
     if places is None:
         return None
     scenery = _scenery(plan, holes, furniture, dice)
-    returns = scan_room(scenery, places, Dice(seed, attempt, 1))
+    returns = scan_room(scenery, places, rays, Dice(seed, attempt, 1))
     layout = _layout(plan, holes, furniture, returns)
     if layout is None:
         return None
@@ -108,7 +111,8 @@ def _scenery(plan: Plan, holes: Sequence[Hole], furniture: Sequence[Furniture], 
 
 def _layout(plan: Plan, holes: Sequence[Hole], furniture: Sequence[Furniture], returns: Returns) -> Layout | None:
     """What the returns show; None where they show too little."""
-    seen = np.bincount(returns.owner[returns.owner >= 0], minlength=FIRST_PIECE + len(furniture) + len(holes))
+    shown_by = returns.owner[(returns.owner >= 0) & lasting(returns.points)]
+    seen = np.bincount(shown_by, minlength=FIRST_PIECE + len(furniture) + len(holes))
     if seen[: len(plan.sides)].min() < FEWEST_ON_WALL:
         return None
     shown = seen[FIRST_PIECE:] >= FEWEST_ON_OTHERS

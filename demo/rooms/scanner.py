@@ -1,4 +1,4 @@
-"""A scanner: where it stands, which rays it sends, and what it makes of what they meet."""
+"""A scanner: which rays it sends, and what it makes of what they meet."""
 
 from __future__ import annotations
 
@@ -9,14 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from demo.rooms.dice import Dice
-from demo.rooms.footprints import Footprint
-from demo.rooms.plans import Corner, Plan
 from demo.rooms.rays import Hits, Scenery, cast
 from runtime.arrays import Array
 
-FEWEST_RAYS, MOST_RAYS = 18_500, 40_000  # of a scan; some are lost
-CLEAR = 0.35  # metres between a scanner and what stands around it
-MOST_PLACES = 3
 GOLDEN_ANGLE = math.pi * (3 - math.sqrt(5))
 
 
@@ -29,33 +24,9 @@ class Returns:
     owner: Array
 
 
-def standpoints(plan: Plan, footprints: Sequence[Footprint], dice: Dice) -> list[tuple[float, float, float]] | None:
-    """One to three places at head height from which every wall is in sight; None where none were found."""
-    wanted = 1 + dice.weighted((0.35, 0.4, 0.25))
-    spots = [spot for _ in range(40) if (spot := _spot(plan, footprints, dice)) is not None]
-    unseen = set(plan.sides)
-    chosen: list[tuple[float, float, float]] = []
-    while spots and len(chosen) < MOST_PLACES and (unseen or len(chosen) < wanted):
-        gains = [sum(plan.sees(spot, side) for side in unseen) for spot in spots]
-        best = spots.pop(gains.index(max(gains)))
-        chosen.append((*best, dice.between(1.3, 1.8)))
-        unseen = {side for side in unseen if not plan.sees(best, side)}
-    return None if unseen else chosen
-
-
-def _spot(plan: Plan, footprints: Sequence[Footprint], dice: Dice) -> Corner | None:
-    """A free place on the floor, if the first try is one."""
-    outline = plan.outline
-    x = outline.x + outline.width * dice.between(-0.5, 0.5)
-    y = outline.y + outline.depth * dice.between(-0.5, 0.5)
-    around = Footprint(x, y, 2 * CLEAR, 2 * CLEAR)
-    return (x, y) if plan.holds(around) and not any(around.overlaps(other) for other in footprints) else None
-
-
-def scan_room(scenery: Scenery, places: Sequence[tuple[float, float, float]], dice: Dice) -> Returns:
-    """All returns from all places."""
-    total = int(math.exp(dice.between(math.log(FEWEST_RAYS), math.log(MOST_RAYS))))
-    shares = [dice.between(0.7, 1.3) for _ in places]
+def scan_room(scenery: Scenery, places: Sequence[tuple[float, float, float]], total: int, dice: Dice) -> Returns:
+    """What comes back of `total` rays from all places together."""
+    shares = [dice.between(0.8, 1.2) for _ in places]
     look = _Look.drawn(dice)
     scans = []
     for place, share in zip(places, shares, strict=True):

@@ -12,12 +12,13 @@ from demo.rooms.dice import Dice
 from demo.rooms.parts import Piece, Solids, block, cylinder, ellipsoid
 from demo.rooms.plans import Plan, make_plan
 from demo.rooms.rays import CEILING, FIRST_PIECE, FLOOR, Hits, Scenery, cast
-from demo.rooms.scanner import scan_room, standpoints
+from demo.rooms.scanner import scan_room
+from demo.rooms.standpoints import standpoints
 from runtime.arrays import Array
 from runtime.layout import Bbox, Layout
 
-FIRST_LINE = "wall_0=Wall(2.725,-5.963,-0.633,8.771,-5.963,-0.633,2.542,0.0)"  # of seed 3
-COUNT, MEDIAN, COLOR = 28984, (5.686, -2.655, 1.002), (145.3, 147.1, 129.4)
+FIRST_LINE = "wall_0=Wall(5.259,-2.004,2.725,11.305,-2.004,2.725,2.542,0.0)"  # of seed 3
+COUNT, MEDIAN, COLOR = 19951, (8.343, 0.992, 4.381), (153.4, 143.2, 123.2)
 
 
 def test_the_splits_share_no_seed() -> None:
@@ -169,7 +170,7 @@ def test_the_lid_of_a_cylinder_is_flat() -> None:
 
 
 def test_points_stray_from_surfaces_by_the_noise_alone() -> None:
-    points = scan_room(one_room(), [(1.0, 1.0, 1.5)], Dice(4)).points
+    points = scan_room(one_room(), [(1.0, 1.0, 1.5)], 25_000, Dice(4)).points
     high = np.array([4.0, 3.0, 2.5])
     off = np.minimum(np.abs(points), np.abs(points - high)).min(axis=1)
     assert np.quantile(off, 0.5) < 0.012
@@ -177,7 +178,7 @@ def test_points_stray_from_surfaces_by_the_noise_alone() -> None:
 
 
 def test_density_falls_with_distance() -> None:
-    points = scan_room(one_room(), [(0.5, 0.5, 1.5)], Dice(4)).points
+    points = scan_room(one_room(), [(0.5, 0.5, 1.5)], 25_000, Dice(4)).points
     floor = points[np.abs(points[:, 2]) < 0.04]
     near = (np.abs(floor[:, :2] - [0.7, 0.7]) < 0.5).all(axis=1).sum()
     far = (np.abs(floor[:, :2] - [3.3, 2.3]) < 0.5).all(axis=1).sum()
@@ -185,9 +186,17 @@ def test_density_falls_with_distance() -> None:
 
 
 def test_scanners_see_every_wall_of_every_shape() -> None:
+    given_up = 0
     for seed in range(200):
         dice = Dice(seed)
         plan = make_plan(dice)
-        places = standpoints(plan, [], dice)
-        assert places is not None
-        assert all(any(plan.sees(place[:2], side) for place in places) for side in plan.sides)
+        places = standpoints(plan, [], 30_000, dice)
+        if places is None:  # the room is drawn again
+            given_up += 1
+            continue
+        assert 1 <= len(places) <= 3
+        for side in plan.sides:
+            ends = [side.at(0.1, 0.05), side.at(side.length - 0.1, 0.05)]
+            hidden = [all(any(n.crossed_by(place[:2], end) for n in plan.notches) for place in places) for end in ends]
+            assert not any(hidden)
+    assert given_up < 10
