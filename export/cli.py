@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from export.engines.after_export import add_engines, check_engine, check_engine_options
 from export.engines.arguments import add_common
+from export.parity.at_export import check_parity
 from export.quantization.options import BITS, BLOCK_SIZES, DEFAULT_BLOCK_SIZE, DEFAULT_HEAD, KEPT, quantization_spec
 from runtime.bundle import MAX_CAPACITY
 from runtime.door import guarded
@@ -72,6 +73,11 @@ def parser() -> argparse.ArgumentParser:
         metavar="{all,L,L,...}",
         help="write prefill.taps.onnx too: queries, keys and tables inside the layers named, for comparisons",
     )
+    p.add_argument(
+        "--no_parity",
+        action="store_true",
+        help="leave out the short comparison of the graphs with the checkpoint's torch modules at the end",
+    )
     p.add_argument("-q", "--quiet", action="store_true", help="print errors only")
     p.add_argument("--json", action="store_true", help="print a machine-readable summary on stdout")
     engines = p.add_argument_group("engines", "for this machine's GPU; python -m export.build has more options")
@@ -113,7 +119,8 @@ def _add_precision(p: argparse.ArgumentParser) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the export: 0 when the bundle stands, 2 with one sentence on stderr when it cannot."""
+    """Run the export: 0 when the bundle stands, 1 when it does and computes something else than the checkpoint, 2 with
+    one sentence on stderr when it cannot."""
     return guarded(
         "export_model.py",
         lambda: _export(parser().parse_args(arguments)),
@@ -160,6 +167,8 @@ def _export(args: argparse.Namespace) -> int:
     facts = {"bundle": str(args.output), "bytes": size, "seconds": round(seconds, 3), "notes": checkpoint.notes}
     if not silent:
         print(f"Bundle {args.output}: {size / 1e6:,.1f} MB in {seconds:.1f} s.")
+    if not args.no_parity and (code := check_parity(args, checkpoint, facts)):
+        return code
     if args.engine is not None:
         return add_engines(args, facts)
     if args.json:

@@ -138,6 +138,24 @@ class QuantizationSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ParityRecord:
+    """What the short check at the end of an export found: graphs against the torch modules of the checkpoint."""
+
+    verdict: str  # "equal", "equal within precision", "different", "not checked"
+    reason: str  # one sentence
+    rung: str | None  # what was run, e.g. "onnxruntime cpu"; None where nothing was
+    against: str | None  # e.g. "torch modules"
+    scene: str | None  # e.g. "a built-in room of 3,402 voxels, 245 positions"
+    versions: str | None  # of the libraries
+
+    def sentence(self) -> str:
+        """For people."""
+        if self.rung is None:
+            return f"{self.verdict}; {self.reason}"
+        return f"{self.verdict}; {self.rung} against {self.against} on {self.scene}: {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FileRecord:
     """Size and digest of a file of the bundle."""
 
@@ -167,6 +185,7 @@ class Manifest:
     files: dict[str, FileRecord]
     dialect: str = "portable"  # "portable": standard operators; "onnxruntime": its own operators too
     quantization: QuantizationSpec | None = None
+    parity: ParityRecord | None = None  # None: no check was recorded, as in bundles of earlier versions
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
@@ -192,10 +211,15 @@ class Manifest:
         return manifest
 
     def write(self, folder: Path) -> None:
-        """Write `manifest.json` into a folder, with its own digest as the last key."""
+        """Write `manifest.json` into a folder, whole or not at all, with its own digest as the last key."""
         facts = dataclasses.asdict(self)
         text = json.dumps(facts | {SIGNATURE: signature(facts)}, indent=1)
-        (folder / FILE_NAME).write_text(text + "\n", encoding="utf-8")
+        temporary = folder / f".{FILE_NAME}.tmp"
+        try:
+            temporary.write_text(text + "\n", encoding="utf-8")
+            temporary.replace(folder / FILE_NAME)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def signature(facts: dict[str, Any]) -> str:

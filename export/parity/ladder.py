@@ -14,9 +14,10 @@ from export.parity.checkpoints import Taps, departure, describe
 from export.parity.compare import Difference
 from export.parity.geometry import GeometryDifference, LayoutReader
 from export.parity.limits import limits_of
+from export.parity.modules_rung import record_modules, torch_pipeline
 from export.parity.reference_checkpoints import compare_with_reference
+from export.parity.reference_rung import record_reference
 from export.parity.tapping import with_taps
-from export.parity.torch_rungs import record_modules, record_reference, torch_pipeline
 from export.parity.verdict import DIFFERENT, EQUAL, WITHIN, Comparison, judge
 from export.reference import build_reference
 from runtime.bundle import Bundle

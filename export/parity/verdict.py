@@ -11,6 +11,7 @@ from export.parity.limits import Limits, limits_of
 from runtime.rung import Recording
 
 EQUAL, WITHIN, DIFFERENT = "equal", "equal within precision", "different"
+NOT_CHECKED = "not checked"  # in manifests only
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -84,6 +84,7 @@ def facts(manifest: Manifest) -> list[tuple[str, str]]:
         ("stop tokens", ", ".join(map(str, manifest.generation.stop_token_ids))),
         ("repetition penalty", "none" if penalty is None else f"{penalty:g}"),
         ("serialization", manifest.serialization),
+        ("parity", "not recorded" if manifest.parity is None else manifest.parity.sentence()),
         ("graphs", ", ".join(manifest.graphs.values())),
         ("size", f"{size / 1e6:,.1f} MB in {len(manifest.files)} files"),
     ]

@@ -43,13 +43,15 @@ def _run(args: argparse.Namespace, pipeline: Pipeline) -> int:
         if args.timings:
             print(summary.timings(result), file=spoken)
     if args.json:
-        print(json.dumps(summary.to_json(args, result)))
+        print(json.dumps(summary.to_json(args, result, pipeline.manifest.parity)))
     return 0
 
 
 def _describe(args: argparse.Namespace, scene: Scene, manifest: Manifest, out: TextIO) -> None:
     """Everything worth knowing before the encoder runs."""
     if not args.quiet:
+        if manifest.parity is not None:
+            print(f"Parity of the bundle at export: {manifest.parity.verdict}.", file=out)
         for warning in scene.report.warnings:
             print(f"warning: {warning}", file=sys.stderr)
     if args.report:

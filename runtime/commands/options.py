@@ -168,6 +168,9 @@ def load_pipeline(args: argparse.Namespace) -> Pipeline:
     )
     if pipeline.note and not args.quiet:
         print(f"note: {pipeline.note}", file=sys.stderr)
+    parity = pipeline.manifest.parity
+    if parity is not None and parity.verdict == "different" and not args.quiet:
+        print(f"warning: {args.bundle}: parity at export: {parity.sentence()}", file=sys.stderr)
     return pipeline
 
 

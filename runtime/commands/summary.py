@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from runtime.layout import to_json as layout_json
+from runtime.manifest import ParityRecord
 from runtime.scene import Result
 
 SHOWN = 3  # sentences about unused lines; more would hide the rest
@@ -45,12 +46,13 @@ def tokens_per_second(result: Result) -> float:
     return steps / (result.milliseconds["decode"] / 1e3) if steps else 0.0
 
 
-def to_json(args: argparse.Namespace, result: Result) -> dict[str, Any]:
+def to_json(args: argparse.Namespace, result: Result, parity: ParityRecord | None) -> dict[str, Any]:
     """The machine-readable summary of one scene."""
     return {
         "bundle": str(args.bundle),
         "point_cloud": str(args.point_cloud),
         "output": str(args.output),
+        "parity": None if parity is None else parity.verdict,
         "entities": entities(result),
         "layout": layout_json(result.layout),
         "points": result.report.cloud.points,

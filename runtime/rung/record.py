@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,15 @@ def scene_facts(pipeline: Pipeline, scene: Scene, source: SceneSource) -> dict[s
         "backend": pipeline.engines.backend.name,
         "device": gpu.name if gpu is not None else platform.processor() or platform.machine(),
         "python": platform.python_version(),
+        **_versions(pipeline.engines.backend.name, gpu),
     }
+
+
+def _versions(name: str, gpu: Any) -> dict[str, str]:
+    """E.g. library "tensorrt 10.16.1", which the back end has imported; on a GPU what drives it."""
+    found = getattr(sys.modules.get(name), "__version__", None)
+    library = {} if found is None else {"library": f"{name} {found}"}
+    return library if gpu is None else {**library, "cuda": gpu.cuda, "driver": gpu.driver}
 
 
 class _Recorder:

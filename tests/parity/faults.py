@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from export.checkpoint import Checkpoint
-from export.parity.torch_rungs import TorchBackend, TorchEngine
+from export.parity.modules_rung import TorchBackend, TorchEngine
 from runtime.bundle import Bundle
 from runtime.engines.contract import Engine, Tensor
 from runtime.engines.host import HostTensor, host_array

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from export.parity.torch_rungs import record_modules, record_reference, torch_pipeline
+from export.parity.modules_rung import record_modules, torch_pipeline
+from export.parity.reference_rung import record_reference
 from export.parity.verdict import DIFFERENT, EQUAL, judge
 from runtime.engines import open_backend
 from runtime.pipeline import Pipeline

@@ -1,85 +1,20 @@
-"""The two lowest rungs, in float32 on the CPU: the literal reference, and the clean modules."""
+"""The lowest rung: the literal reference, in float32 on the CPU."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor as TorchTensor
 
 from export.checkpoint import Checkpoint
-from export.modules import Decode, Encoder, LanguageModel, Prefill
 from export.reference import Reference, build_reference
 from export.reference.tables import point_table
 from runtime.arrays import Array
-from runtime.bundle import Bundle
-from runtime.engines.contract import Engine, Tensor, TensorSpec
-from runtime.engines.host import HostMemory, HostTensor, host_array
 from runtime.pipeline import Pipeline, SceneSource
-from runtime.rung import Plan, Recording, forced_ids, record_rung
+from runtime.rung import Plan, Recording, forced_ids
 from runtime.rung.record import scene_facts
 from runtime.scene import Request, Scene
-
-
-class TorchEngine:
-    """A torch module as an engine of the contract."""
-
-    inputs: Mapping[str, TensorSpec] = {}
-    outputs: Mapping[str, TensorSpec] = {}
-    limits: Mapping[str, int] = {}
-
-    def __init__(self, name: str, module: Any) -> None:
-        self.name, self._module = name, module
-
-    @torch.inference_mode()
-    def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        tensors = {name: torch.from_numpy(host_array(feed)) for name, feed in feeds.items()}
-        results: dict[str, Tensor] = {}
-        for name, value in self._call(tensors).items():
-            given = (outputs or {}).get(name)
-            if given is not None:
-                host_array(given)[...] = value.numpy()
-            results[name] = HostTensor(np.ascontiguousarray(value.numpy())) if given is None else given
-        return results
-
-    def _call(self, tensors: dict[str, TorchTensor]) -> dict[str, TorchTensor]:
-        if self.name == "encoder":
-            return {"point_tokens": self._module(tensors)}
-        found: dict[str, TorchTensor] = self._module(**tensors)
-        return found
-
-
-class TorchBackend(HostMemory):
-    """The clean modules behind the contract, so that all of the runtime around the graphs is the same."""
-
-    name = "torch modules"
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self._checkpoint = checkpoint
-        self._model: LanguageModel | None = None
-
-    def load(self, bundle: Bundle, graph: str) -> Engine:
-        config, tensors = self._checkpoint.config, self._checkpoint.float_tensor
-        if graph == "encoder":
-            return TorchEngine(graph, Encoder(config, tensors))
-        self._model = self._model or LanguageModel(config, tensors)
-        if graph == "prefill":
-            return TorchEngine(graph, Prefill(self._model, bundle.manifest.position.prefill_attention))
-        return TorchEngine(graph, Decode(self._model))
-
-
-def torch_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> Pipeline:
-    """The modules in float32, whatever the precision of the bundle."""
-    manifest = dataclasses.replace(bundle.manifest, precision="fp32", dialect="portable", quantization=None)
-    return Pipeline(dataclasses.replace(bundle, manifest=manifest), TorchBackend(checkpoint))
-
-
-def record_modules(pipeline: Pipeline, source: SceneSource, request: Request, plan: Plan) -> Recording:
-    """The rung of the clean modules."""
-    return record_rung(pipeline, source, request, plan, "torch modules", torch=torch.__version__)
 
 
 def record_reference(
