@@ -1,0 +1,190 @@
+"""The encoder's geometry for a batch of scenes, in torch on the training device.
+
+The same tables as `runtime.points` makes for one scene, joined along the rows: row numbers count through the batch.
+What differs is the order of voxels in the first stage (lexicographic here, by hash there), which changes no result,
+and attention patches of a scene smaller than a patch, which are filled up and masked.
+A scene at a time on the CPU takes 0.3 s; here a batch of 32 takes a few milliseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+
+import torch
+from torch import Tensor
+
+from runtime.manifest import EncoderSpec
+from runtime.points.sampling import WORLD_SIZE
+
+MARGIN = 2  # cells kept free around a scene's box, so that a neighbour's key never reaches another scene
+SPAN = 1 << 11  # cells per axis that a key has room for
+
+
+@dataclass(frozen=True, slots=True)
+class Patches:
+    """order [G, W] rows of each patch; valid [G, W] false where a patch is filled up; inverse [N] into the G * W."""
+
+    order: Tensor
+    valid: Tensor | None
+    inverse: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """neighbours [N, 27], N where a cell is empty; patches by slot; children [M, stride**3] of the next stage's M."""
+
+    neighbours: Tensor
+    patches: dict[int, Patches]
+    children: Tensor | None
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """All stages, and of the last one: grid [P, 3], coords [P, 3] in metres, scene [P], counts [B]."""
+
+    stages: list[Stage]
+    grid: Tensor
+    coords: Tensor
+    scene: Tensor
+    counts: Tensor
+
+
+def voxelize(points: Tensor, scene: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
+    """Rows that stand for their voxels, sorted by scene and voxel, and the grid [N, 3] of these rows.
+
+    points: float64 or float32 [R, 3] metres from the scene's smallest corner, scene: int64 [R]. Of the c points of a
+    voxel number (C // 2) mod c is taken, C being the largest c of its scene, as `runtime.points.grid_sample` does.
+    """
+    grid = (points / (WORLD_SIZE / num_bins)).floor().long().clamp(0, num_bins - 1)
+    order, starts, counts = _groups(_keys(grid, scene))
+    largest = torch.zeros(int(scene.max()) + 1, dtype=torch.long, device=scene.device)
+    of_group = scene[order[starts]]
+    largest.scatter_reduce_(0, of_group, counts, "amax")
+    rows = order[starts + (largest[of_group] // 2) % counts]
+    return rows, grid[rows]
+
+
+def geometry(grid: Tensor, coords: Tensor, scene: Tensor, scenes: int, spec: EncoderSpec) -> Geometry:
+    """Geometry of voxels [N, 3] sorted by scene and x, y, z; coords float32 [N, 3]; scene [N] in 0 .. scenes - 1."""
+    stages: list[Stage] = []
+    for stage in range(spec.stages):
+        patches = dict(_patches(grid, scene, scenes, spec, stage))
+        around = neighbours(grid, scene)
+        children = None
+        if stage < spec.stages - 1:
+            children, counts, grid, next_scene = pool(grid, scene, spec.stride[stage])
+            coords = _means(coords, children, counts)
+            scene = next_scene
+        stages.append(Stage(around, patches, children))
+    return Geometry(stages, grid, coords, scene, torch.bincount(scene, minlength=scenes))
+
+
+def neighbours(grid: Tensor, scene: Tensor) -> Tensor:
+    """Row of each of the 27 cells around each voxel [N, 27]; N where it is empty. Voxels must be sorted."""
+    keys = _keys(grid, scene)
+    steps = torch.tensor(list(product((-1, 0, 1), repeat=3)), device=grid.device)
+    wanted = keys[:, None] + (steps[:, 0] * SPAN + steps[:, 1]) * SPAN + steps[:, 2]  # [N, 27]
+    place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
+    return torch.where(keys[place] == wanted, place, len(keys))
+
+
+def pool(grid: Tensor, scene: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """(children [M, stride**3], counts [M], grid [M, 3], scene [M]); a missing child repeats the last real one."""
+    cells = grid // stride
+    order, starts, counts = _groups(_keys(cells, scene))
+    slot = torch.minimum(torch.arange(stride**3, device=grid.device), counts[:, None] - 1)
+    first = order[starts]
+    return order[starts[:, None] + slot], counts, cells[first], scene[first]
+
+
+def curve_codes(grid: Tensor, scene: Tensor, scenes: int, curve: str) -> Tensor:
+    """Position of each voxel on its scene's curve, int64 [N]; the curve's depth is the scene's own."""
+    x, y, z = grid.unbind(1)
+    if curve.endswith("-trans"):
+        x, y = y, x
+    if not curve.startswith("hilbert"):
+        return _interleave(x, y, z)
+    largest = torch.zeros(scenes, dtype=torch.long, device=grid.device)
+    largest.scatter_reduce_(0, scene, grid.amax(dim=1) + 1, "amax")
+    depth = (torch.log2(largest.double()).floor().long() + 1)[scene]  # bits of the largest coordinate plus one
+    return _hilbert([x, y, z], depth)
+
+
+def _patches(grid: Tensor, scene: Tensor, scenes: int, spec: EncoderSpec, stage: int) -> Iterator[tuple[int, Patches]]:
+    for slot in spec.slots(stage):
+        codes = curve_codes(grid, scene, scenes, spec.order[slot])
+        yield slot, attention_patches(codes, scene, scenes, spec.patch_sizes[stage])
+
+
+def attention_patches(codes: Tensor, scene: Tensor, scenes: int, patch_size: int) -> Patches:
+    """Every scene's voxels along its curve, cut into patches; the last patch of a scene holds its last W voxels.
+
+    A scene of fewer voxels than W has one patch, filled up with its first voxel.
+    """
+    counts = torch.bincount(scene, minlength=scenes)  # [B]
+    width = min(patch_size, int(counts.max()))
+    patches = -(-counts // width)  # [B]
+    first_row = counts.cumsum(0) - counts
+    first_patch = patches.cumsum(0) - patches
+    along = torch.argsort(scene << 42 | codes)  # rows, scene after scene
+    of_patch = torch.repeat_interleave(torch.arange(scenes, device=codes.device), patches)  # [G]
+    start = (torch.arange(len(of_patch), device=codes.device) - first_patch[of_patch]) * width
+    place = start[:, None] + torch.arange(width, device=codes.device)  # [G, W] along the scene's curve
+    count = counts[of_patch][:, None]
+    place = torch.where((place >= count) & (count > width), place - width, place)
+    valid = place < count
+    order = along[first_row[of_patch][:, None] + torch.where(valid, place, 0)]
+    inverse = torch.empty_like(along)
+    own = torch.arange(len(along), device=codes.device) - first_row[scene[along]]
+    inverse[along] = first_patch[scene[along]] * width + own
+    return Patches(order, None if bool(valid.all()) else valid, inverse)
+
+
+def _keys(grid: Tensor, scene: Tensor) -> Tensor:
+    """One number for each voxel, in the order of scene, x, y, z."""
+    x, y, z = (grid + MARGIN).unbind(1)
+    return ((scene * SPAN + x) * SPAN + y) * SPAN + z
+
+
+def _groups(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows sorted by key (stable), where each group starts, and how many rows it has."""
+    ordered, rows = torch.sort(keys, stable=True)
+    _, counts = torch.unique_consecutive(ordered, return_counts=True)
+    return rows, counts.cumsum(0) - counts, counts
+
+
+def _means(coords: Tensor, children: Tensor, counts: Tensor) -> Tensor:
+    real = torch.arange(children.shape[1], device=coords.device) < counts[:, None]
+    return (coords[children] * real[..., None]).sum(1) / counts[:, None].float()
+
+
+def _interleave(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+    return _spread(x) << 2 | _spread(y) << 1 | _spread(z)
+
+
+def _spread(value: Tensor) -> Tensor:
+    """Bit i of 10 bits to bit 3i: coordinates are below 1024."""
+    value = (value | value << 16) & 0x30000FF
+    value = (value | value << 8) & 0x300F00F
+    value = (value | value << 4) & 0x30C30C3
+    return (value | value << 2) & 0x9249249
+
+
+def _hilbert(axes: list[Tensor], depth: Tensor) -> Tensor:
+    """J. Skilling's transform with a depth for each voxel: bits at and above it are left alone."""
+    axes = [axis.clone() for axis in axes]
+    for bit in range(int(depth.max()) - 1, 0, -1):
+        lower = torch.where(depth > bit, (1 << bit) - 1, 0)
+        for index, axis in enumerate(axes):
+            is_set = -(axis >> bit & 1)
+            exchange = (axes[0] ^ axis) & lower & ~is_set
+            if index:
+                axes[index] = axis ^ exchange
+            axes[0] = axes[0] ^ exchange ^ (lower & is_set)
+    code, shift = _interleave(*axes), 1
+    while shift < 3 * 10:
+        code = code ^ code >> shift
+        shift *= 2
+    return code

@@ -1,0 +1,117 @@
+"""Rooms made ahead: scans cleaned as at inference, and the answer in each of the eight turns, in files of some hundred.
+
+A file is one .npz: points in half millimetres from the scan's smallest corner, colours, and answers as token ids.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from demo.rooms import Scan, make_scan, transform
+from demo.training.prompts import Prompts
+from demo.training.tokens import NUM_BINS
+from runtime.arrays import Array
+from runtime.layout import Layout
+from runtime.layout.entities import to_text
+from runtime.layout.units import discretize, translate
+from runtime.points import PointCloud, clean_up
+from runtime.points.sampling import WORLD_SIZE
+
+UNIT = 0.0005  # metres; 16 bits then reach 32 m in unsigned numbers
+SYMMETRIES = tuple((quarters, mirror) for mirror in (False, True) for quarters in range(4))  # (quarter turns, mirrored)
+_PROMPTS: list[Prompts] = []  # one for each worker
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """points int32 [N, 3] in UNITs, colors uint8 [N, 3], the answer in each of SYMMETRIES as token ids."""
+
+    seed: int
+    points: Tensor
+    colors: Tensor
+    answers: tuple[tuple[int, ...], ...]
+
+
+def bins_text(scan: Scan, corner: Array) -> str:
+    """The layout as the model says it: bins, counted from the cleaned cloud's smallest corner."""
+    return to_text(discretize(translate(scan.layout, [-float(c) for c in corner]), NUM_BINS))
+
+
+def cleaned(scan: Scan) -> Scan:
+    """The scan after the pipeline's clean-up."""
+    cloud = clean_up(PointCloud(scan.points.astype(np.float64), scan.colors / 255.0), WORLD_SIZE / NUM_BINS)
+    assert cloud.colors is not None
+    colors = np.rint(cloud.colors * 255).astype(np.uint8)
+    return Scan(points=cloud.points, colors=colors, layout=scan.layout)
+
+
+def pack_room(seed: int) -> dict[str, Array]:
+    """One room's arrays, as they stand in a file."""
+    if not _PROMPTS:
+        _PROMPTS.append(Prompts())
+    scan = cleaned(make_scan(seed))
+    answers = []
+    for quarters, mirror in SYMMETRIES:
+        turned = transform(scan, quarters, mirror)
+        answers.append(np.array(_PROMPTS[0].encode(bins_text(turned, turned.points.min(axis=0))), np.int16))
+    low = scan.points.min(axis=0)
+    return {
+        "points": np.rint((scan.points - low) / UNIT).astype(np.uint16),
+        "colors": scan.colors,
+        "answers": np.concatenate(answers),
+        "answer_lengths": np.array([len(answer) for answer in answers], np.int32),
+    }
+
+
+def pack_file(path: Path, seeds: Sequence[int]) -> Path:
+    """Write the rooms of some seeds; a file that is there already is kept."""
+    if path.exists():
+        return path
+    rooms = [pack_room(seed) for seed in seeds]
+    arrays = {name: np.concatenate([room[name] for room in rooms]) for name in rooms[0]}
+    arrays["counts"] = np.array([len(room["points"]) for room in rooms], np.int64)
+    arrays["seeds"] = np.array(seeds, np.int64)
+    partial = path.with_name(f".{path.stem}.{os.getpid()}.npz")
+    np.savez(partial, **arrays)
+    partial.replace(path)
+    return path
+
+
+def pack(folder: Path, split: range, count: int, per_file: int, jobs: int, *, quiet: bool = False) -> list[Path]:
+    """The first `count` rooms of a split, in files of `per_file`, made by worker processes; a bar shows the rest."""
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = [split[first : min(first + per_file, count)] for first in range(0, count, per_file)]
+    paths = [folder / f"rooms-{part[0]:09}-{len(part)}.npz" for part in seeds]
+    with ProcessPoolExecutor(jobs) as pool:
+        made = pool.map(pack_file, paths, seeds)
+        return list(tqdm(made, total=len(paths), unit="file", desc="Rooms", disable=quiet))
+
+
+def read_rooms(path: Path) -> Iterator[Room]:
+    """The rooms of a file."""
+    with np.load(path, allow_pickle=False) as file:
+        arrays = {name: file[name] for name in file.files}
+    points = torch.from_numpy(arrays["points"].astype(np.int32)).split(arrays["counts"].tolist())
+    colors = torch.from_numpy(arrays["colors"]).split(arrays["counts"].tolist())
+    lengths = arrays["answer_lengths"].reshape(-1, len(SYMMETRIES))
+    ends = np.cumsum(lengths.ravel()).reshape(lengths.shape)
+    for i, seed in enumerate(arrays["seeds"].tolist()):
+        spans = zip(ends[i] - lengths[i], ends[i], strict=True)
+        answers = tuple(tuple(arrays["answers"][start:end].tolist()) for start, end in spans)
+        yield Room(seed, points[i], colors[i], answers)
+
+
+def layout_of(text: str) -> Layout:
+    """Parse an answer's text back into a layout in metres from the scan's corner."""
+    from runtime.layout import parse_layout, undiscretize
+
+    return undiscretize(parse_layout(text), NUM_BINS)
