@@ -92,7 +92,7 @@ class Ladder:
     def _runtime(self, backend: str, source: Path, note: Note) -> Recording:
         name, _, place = backend.partition("-")
         device = self.device if place or name == "tensorrt" else "cpu"
-        rung = name if name == "tensorrt" else f"{name} {device.split(':')[0]}"
+        rung = f"{name} {device.split(':')[0]}"  # as `runtime.record` names it
         note(rung)
         with Pipeline.load(self.bundle.folder, backend=name, device=device) as pipeline:
             return record_rung(pipeline, source, self.request, self.plan, rung)
