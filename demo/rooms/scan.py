@@ -29,7 +29,7 @@ SPLITS = {
     "validation": range(10_000_000, 20_000_000),
     "test": range(20_000_000, 30_000_000),
 }
-FEWEST_ON_WALL, FEWEST_ON_OTHERS = 60, 25  # returns, without which a scan does not show an entity
+FEWEST_ON_WALL, FEWEST_ON_OTHERS = 60, 25  # lasting returns, without which a scan does not show an entity
 REACH = 6.0  # metres of the file's origin from the room's corner, along each axis
 
 
