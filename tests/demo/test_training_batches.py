@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from demo.rooms import Scan, make_scan, transform
+from demo.score import summary
 from demo.training.batch import Batch, Maker, Question, turned
 from demo.training.config import write_config
 from demo.training.language import generate
@@ -16,7 +17,6 @@ from demo.training.loss import Loss
 from demo.training.model import DemoModel, new_model
 from demo.training.pack import SYMMETRIES, UNIT, bins_text, cleaned, layout_of, pack, read_rooms
 from demo.training.prompts import Prompts
-from demo.training.score import summary
 from demo.training.store import RoomStore
 from demo.training.tokens import build_tokenizer, render_prompt
 from export.bundle import ExportOptions, write_bundle
