@@ -7,6 +7,8 @@ import hashlib
 import os
 import secrets
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 LARGEST = 1 << 26  # bytes; a manifest or a config.json is a thousandth of that
@@ -24,6 +26,20 @@ def read_small_text(path: Path, largest: int = LARGEST) -> str:
     if status.st_size > largest:
         raise OSError(errno.EFBIG, f"it has {status.st_size:,} bytes, expected at most {largest:,}", str(path))
     return path.read_text(encoding="utf-8")
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`; what is written there takes the place of `path` when the block ends well.
+
+    A reader sees the old file or the new one, never a half. Raises OSError where the folder cannot be written to.
+    """
+    temporary = path.parent / f".{secrets.token_hex(8)}.tmp{path.suffix}"
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def cache_folder() -> Path:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-import secrets
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from runtime.errors import SceneError
+from runtime.files import replacing
 from runtime.layout.entities import Entity, Layout, to_text
 
 
@@ -51,7 +51,9 @@ def write_layout(layout: Layout, path: Path) -> None:
     if writer is None:
         raise SceneError(f"{path}: the ending is {path.suffix!r}, but .txt or .json was expected. Rename the output.")
     try:
-        _replace_file(path, writer(layout).encode("utf-8"))
+        content = writer(layout).encode("utf-8")
+        with replacing(path) as temporary:
+            temporary.write_bytes(content)
     except OSError as error:
         raise SceneError(
             f"{path}: cannot be written ({error.strerror or error}). "
@@ -59,15 +61,3 @@ def write_layout(layout: Layout, path: Path) -> None:
         ) from error
     except UnicodeEncodeError as error:
         raise SceneError(f"{path}: the layout holds text that is not valid Unicode ({error.reason}).") from error
-
-
-def _replace_file(path: Path, content: bytes) -> None:
-    temporary = path.parent / f".layout-{secrets.token_hex(8)}.tmp"
-    file = temporary.open("xb")
-    try:
-        with file:
-            file.write(content)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
