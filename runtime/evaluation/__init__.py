@@ -2,7 +2,7 @@
 
 from runtime.evaluation.categories import LAYOUT_CLASSES, OBJECT_CLASSES, read_mapping, read_scene_ids
 from runtime.evaluation.folders import score_folders
-from runtime.evaluation.score import THRESHOLDS, ClassScore, Count, SceneScore, Score, score_scene
+from runtime.evaluation.score import THRESHOLDS, ClassScore, Count, SceneScore, Score, count_classes, score_scene
 from runtime.evaluation.tables import to_json, to_text
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "Count",
     "SceneScore",
     "Score",
+    "count_classes",
     "read_mapping",
     "read_scene_ids",
     "score_folders",

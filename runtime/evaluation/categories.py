@@ -53,13 +53,15 @@ def read_mapping(path: Path, label_from: str = LABEL_FROM, label_to: str = LABEL
     return mapping
 
 
-def boxes_by_class(boxes: Sequence[Bbox], mapping: Mapping[str, str]) -> tuple[dict[str, list[Bbox]], list[str]]:
+def boxes_by_class(
+    boxes: Sequence[Bbox], mapping: Mapping[str, str], classes: Sequence[str] = OBJECT_CLASSES
+) -> tuple[dict[str, list[Bbox]], list[str]]:
     """Boxes by the scored class that the mapping gives them, and the names of the others. `_` in a name is a blank."""
     found: dict[str, list[Bbox]] = {}
     unknown: list[str] = []
     for box in boxes:
         name = box.class_name.replace("_", " ")
-        if mapping.get(name) in OBJECT_CLASSES:
+        if mapping.get(name) in classes:
             found.setdefault(mapping[name], []).append(box)
         else:
             unknown.append(name)

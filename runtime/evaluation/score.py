@@ -101,13 +101,26 @@ def score_scene(
     sides = (predicted, truth)
     with np.errstate(all="ignore"):  # numbers that are not finite or too large overlap nothing
         planes, flat, usable = _plane_counts(scene, sides, strict=strict)
-        boxes, unknown = _box_counts(scene, sides, mapping, strict=strict)
+        boxes, unknown = _box_counts(scene, sides, mapping, OBJECT_CLASSES, strict=strict)
     issues = tuple(
         f"{name}: {issue}"
         for side, name in enumerate(SIDES)
         for issue in layout_issues(sides[side], usable[side], flat[side], unknown[side])
     )
     return SceneScore(scene, planes | boxes, issues)
+
+
+def count_classes(scene: str, predicted: Layout, truth: Layout, *, strict: bool = False) -> dict[str, Counts]:
+    """Counts of one scene by class as the layouts name it: walls, doors, windows, then boxes without any label mapping.
+
+    A class that is on neither side is left out. Raises SceneError where there are too many entities to compare.
+    """
+    sides = (predicted, truth)
+    names = sorted({box.class_name.replace("_", " ") for layout in sides for box in layout.boxes})
+    mapping = {name: f"{name} (box)" if name in LAYOUT_CLASSES else name for name in names}
+    with np.errstate(all="ignore"):
+        boxes, _ = _box_counts(scene, sides, mapping, tuple(mapping.values()), strict=strict)
+        return _plane_counts(scene, sides, strict=strict)[0] | boxes
 
 
 def _plane_counts(
@@ -127,12 +140,12 @@ def _plane_counts(
 
 
 def _box_counts(
-    scene: str, sides: tuple[Layout, Layout], mapping: Mapping[str, str], *, strict: bool
+    scene: str, sides: tuple[Layout, Layout], mapping: Mapping[str, str], classes: Sequence[str], *, strict: bool
 ) -> tuple[dict[str, Counts], tuple[list[str], list[str]]]:
-    """Counts of furniture; then for each side the classes that the mapping does not name."""
-    (predicted, one), (truth, other) = (boxes_by_class(layout.boxes, mapping) for layout in sides)
+    """Counts of furniture of these classes; then for each side the classes that the mapping does not name."""
+    (predicted, one), (truth, other) = (boxes_by_class(layout.boxes, mapping, classes) for layout in sides)
     counts: dict[str, Counts] = {}
-    for name in OBJECT_CLASSES:
+    for name in classes:
         found, wanted = predicted.get(name, []), truth.get(name, [])
         _check_pairs(scene, name, len(found), len(wanted))
         counts |= _counts(name, box_iou(found, wanted, strict=strict))

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import SceneError
-from runtime.evaluation import THRESHOLDS, Count, SceneScore, Score, score_scene
+from runtime.evaluation import THRESHOLDS, Count, SceneScore, Score, count_classes, score_scene
 from runtime.evaluation import score as module
 from runtime.evaluation.score import mean_score
 from runtime.layout import Bbox, Door, Layout, Wall, parse_layout
@@ -171,3 +171,17 @@ def test_no_number_ends_the_run(predicted: Layout, truth: Layout, strict: bool) 
     for counts in score.counts.values():
         for count in counts:
             assert 0 <= count.true_positives <= min(count.predicted, count.truth)
+
+
+def test_classes_as_the_layouts_name_them() -> None:
+    predicted = parse_layout(ROOM + "\nbbox_2=Bbox(wall,1,1,1,0,1,1,1)\nbbox_3=Bbox(robot,2,2,1,0,1,1,1)")
+    counts = count_classes("a", predicted, parse_layout(ROOM))
+    assert {name: (count[0].predicted, count[0].truth, count[0].true_positives) for name, count in counts.items()} == {
+        "wall": (2, 2, 2),
+        "door": (1, 1, 1),
+        "window": (1, 1, 1),
+        "bunk bed": (1, 1, 1),
+        "dining table": (1, 1, 1),
+        "robot": (1, 0, 0),
+        "wall (box)": (1, 0, 0),
+    }
