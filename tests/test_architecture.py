@@ -26,7 +26,7 @@ for name in {names!r}:
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:  # a GPU's libraries may be missing, others not
-        assert error.name.split(".")[0] in ("tensorrt", "cuda"), error
+        assert error.name.split(".")[0] in ("tensorrt", "cuda", "rerun"), error
 assert not sys.modules.keys() & {heavy!r}
 """
 
@@ -76,6 +76,8 @@ def imported(file: Path) -> set[str]:
         ("onnxruntime", {"runtime/engines/ort.py", "runtime/engines/ort_cuda.py"}),
         ("tokenizers", {"runtime/prompt/tokenizer.py", "export/making/tokenizer.py"}),
         ("shapely", {"runtime/evaluation/polygons.py"}),
+        ("matplotlib", {"runtime/pictures/figure.py"}),
+        ("rerun", {"runtime/pictures/viewer.py"}),
         ("safetensors", {"export/checkpoint/tensor_files.py", "export/make_checkpoint.py"}),
     ],
 )

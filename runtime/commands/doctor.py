@@ -15,6 +15,11 @@ from pathlib import Path
 RUNTIME = ("numpy", "scipy", "plyfile", "tokenizers", "jinja2", "tqdm")
 EXPORT = ("torch", "onnx", "safetensors", "huggingface_hub")
 ENGINES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt": ("tensorrt", "cuda-bindings")}
+EXTRAS = {
+    "shapely": "scores",
+    "matplotlib": "pictures (--plot)",
+    "rerun-sdk": "recordings for the Rerun viewer (--rerun)",
+}
 JETSON = Path("/etc/nv_tegra_release")
 
 
@@ -49,7 +54,7 @@ def run_doctor(*, as_json: bool) -> int:
 def examine() -> Findings:
     """Look around without importing anything heavy."""
     engines = [package for group in ENGINES.values() for package in group]
-    names = [*RUNTIME, *engines, *EXPORT, "transformers", "shapely"]
+    names = [*RUNTIME, *engines, *EXPORT, "transformers", *EXTRAS]
     packages = {name: _version(name) for name in names}
     gpus = _gpus()
     return Findings(

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from runtime.commands import options, summary
+from runtime.commands import options, pictures, summary
 from runtime.commands.journal import Journal
 from runtime.errors import SceneError
-from runtime.layout import write_layout
+from runtime.layout import read_layout, write_layout
 from runtime.pipeline import Pipeline
 from runtime.points import POINT_CLOUD_ENDINGS
 from runtime.scene import Request, Result, Scene
@@ -49,7 +49,9 @@ def run_folder(args: argparse.Namespace) -> int:
     """Run all scenes of `--point_cloud` into the folder `--output`. Returns 1 if any failed. Raises SceneError."""
     tally = Tally()
     jobs = _jobs(args, tally)
-    options.make_folder(args.output)
+    for folder in (args.output, args.plot, args.rerun):
+        if folder is not None:
+            options.make_folder(folder)
     pipeline = options.load_pipeline(args)
     request = options.request(args, pipeline.manifest)
     journal = Journal.open(args.output, pipeline.bundle, request)
@@ -58,7 +60,7 @@ def run_folder(args: argparse.Namespace) -> int:
         waiting = []
         for job in jobs:
             if not args.overwrite and journal.has(job.scene, job.output):
-                tally.skipped.append(job.scene.name)
+                _skip(args, job, tally)
                 bar.update()
             else:
                 waiting.append(job)
@@ -68,6 +70,18 @@ def run_folder(args: argparse.Namespace) -> int:
             bar.update(len(batch))
     _report(args, tally)
     return 1 if tally.failed else 0
+
+
+def _skip(args: argparse.Namespace, job: Job, tally: Tally) -> None:
+    """Leave out a scene that is done; a picture that is not there is drawn of its layout."""
+    try:
+        if pictures.Targets.of(args, job.scene).missing():
+            for warning in pictures.draw(args, job.scene, read_layout(job.output)):
+                _say(args, f"{job.scene.name}: {warning}")
+    except (SceneError, MemoryError) as error:
+        _fail(tally, job, error)
+        return
+    tally.skipped.append(job.scene.name)
 
 
 def _jobs(args: argparse.Namespace, tally: Tally) -> list[Job]:
@@ -131,15 +145,16 @@ def _run_batch(
 
 
 def _finish(args: argparse.Namespace, journal: Journal, job: Job, result: Result, tally: Tally) -> None:
-    """Write a layout, note it, and say what came of the scene."""
+    """Write a layout, note it, draw it, and say what came of the scene."""
     try:
         write_layout(result.layout, job.output)
         journal.add(job.scene, job.output)
-    except SceneError as error:
+        drawn = pictures.draw(args, job.scene, result.layout)
+    except (SceneError, MemoryError) as error:
         _fail(tally, job, error)
         return
     tally.done.append(job.scene.name)
-    if warnings := [*result.report.warnings, *summary.issues(result)]:
+    if warnings := [*result.report.warnings, *summary.issues(result), *drawn]:
         tally.warnings[job.scene.name] = warnings
     for warning in warnings:
         _say(args, f"{job.scene.name}: {warning}")

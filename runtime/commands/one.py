@@ -8,7 +8,7 @@ import os
 import sys
 from typing import TextIO
 
-from runtime.commands import options, summary
+from runtime.commands import options, pictures, summary
 from runtime.layout import write_layout
 from runtime.manifest import Manifest
 from runtime.pipeline import Pipeline
@@ -36,8 +36,9 @@ def _run(args: argparse.Namespace, pipeline: Pipeline) -> int:
     write_layout(result.layout, args.output)
     if recorder is not None:
         recorder.save(args.save_tensors)
+    warnings = pictures.draw(args, args.point_cloud, result.layout)
     if not args.quiet:
-        for warning in summary.issues(result):
+        for warning in (*summary.issues(result), *warnings):
             print(f"warning: {warning}", file=sys.stderr)
         print(f"{args.output}: {summary.line(result)}", file=spoken)
         if args.timings:

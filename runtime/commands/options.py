@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from runtime.commands import pictures
 from runtime.decode import Sampling
 from runtime.engines import BACKENDS
 from runtime.errors import SceneError
@@ -27,6 +28,7 @@ examples:
   python run_engine.py -m bundle -p scene.ply -o scene.json -d object -c bed nightstand --timings
   python run_engine.py -m bundle -p scenes/ -o layouts/ --batch_size 4
   python run_engine.py -m bundle -p scene.ply -o scene.txt --json | jq .layout.walls
+  python run_engine.py -m bundle -p scene.ply -o scene.txt --plot scene.png --ground_truth truth.txt
   python run_engine.py --inspect bundle
   python run_engine.py --doctor
 
@@ -46,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     _add_tokens(p.add_argument_group("choice of tokens"))
     _add_engine(p.add_argument_group("engine"))
     _add_output(p.add_argument_group("output"))
+    pictures.add_options(p.add_argument_group("pictures"))
     other = p.add_argument_group("instead of running a scene")
     other.add_argument("--inspect", type=Path, metavar="BUNDLE", help="say what is in a bundle")
     other.add_argument("--doctor", action="store_true", help="say what is installed and what is missing")
@@ -130,8 +133,9 @@ def check(args: argparse.Namespace) -> None:
         raise SceneError("--output - is not a file. Name one, or read the layout from stdout with --json.")
     if args.save_tensors and args.save_tensors.suffix != ".npz":
         raise SceneError(f"{args.save_tensors}: --save_tensors writes an .npz file; give it that ending.")
+    pictures.check(args, folder=is_folder(args))
     if is_folder(args):
-        _check_outside_bundle(args.bundle, [args.output])
+        _check_outside_bundle(args.bundle, [path for path in (args.output, args.plot, args.rerun) if path])
         if args.save_tensors:
             raise SceneError(
                 "--save_tensors keeps the tensors of one scene, but --point_cloud is a folder. Name a file."
@@ -139,6 +143,11 @@ def check(args: argparse.Namespace) -> None:
         if args.output.suffix or args.output.is_file():
             raise SceneError(f"{args.output}: is a file name, but --point_cloud is a folder; --output must be one too.")
         return
+    _check_files(args)
+
+
+def _check_files(args: argparse.Namespace) -> None:
+    """Every file that one scene's run writes: another one each, and none that is read."""
     if not args.output.suffix:  # as upstream: without an ending it is a folder
         make_folder(args.output)
         args.output = args.output / f"{args.point_cloud.stem}.{args.output_format}"
@@ -146,12 +155,18 @@ def check(args: argparse.Namespace) -> None:
         raise SceneError(
             f"{args.output}: the ending is {args.output.suffix!r}, but {' or '.join(ENDINGS)} was expected."
         )
-    written = [path for path in (args.output, args.save_tensors) if path]
+    for path in (args.plot, args.rerun):
+        if path is not None and not path.suffix:
+            make_folder(path)
+    drawn = pictures.Targets.of(args, args.point_cloud).paths()
+    written = [path for path in (args.output, args.save_tensors, *drawn) if path]
     _check_outside_bundle(args.bundle, written)
     for path in written:
         _check_writable(path)
         if same_file(path, args.point_cloud):
             raise SceneError(f"{path}: is the scene itself, which the output would replace. Name another output.")
+        if args.ground_truth and same_file(path, args.ground_truth):
+            raise SceneError(f"{path}: is the ground truth, which the output would replace. Name another output.")
     if len({path.resolve() for path in written}) < len(written):
         raise SceneError(f"{args.output}: is named for the layout and for --save_tensors. Name two files.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from runtime.commands import pictures
 from runtime.layout import to_json as layout_json
 from runtime.manifest import ParityRecord
 from runtime.scene import Result
@@ -53,6 +54,7 @@ def to_json(args: argparse.Namespace, result: Result, parity: ParityRecord | Non
         "point_cloud": str(args.point_cloud),
         "output": str(args.output),
         "parity": None if parity is None else parity.verdict,
+        "pictures": [str(path) for path in pictures.Targets.of(args, args.point_cloud).paths()],
         "entities": entities(result),
         "layout": layout_json(result.layout),
         "points": result.report.cloud.points,
