@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.gpu import case, compare, compiled, profile, report, table
+from benchmarks.gpu import case, compare, compiled, loaded, profile, report, table
 from benchmarks.gpu.static_model import ATTENTIONS, StaticModel, TokenLoop
 from export.modules import Decode, Encoder, LanguageModel, Prefill
 from runtime.bundle import Bundle
@@ -115,6 +116,7 @@ def test_on_a_gpu_of_host_memory(
         assert facts[name]["same_as_plain_loop"] is True
         assert facts[name]["graph_refused"] is None
     assert facts["load"]["tensorrt"] == version
+    assert facts["load"]["plans_forgotten_by_system"] is hasattr(os, "posix_fadvise")
     [folder] = [found for name, found in facts["memory"]["plans"].items() if f"trt{version}-" in name]
     assert list(folder["plans"]) == list(table.PLANS)
     assert list(folder["plans"]["language_model"]["profiles"]) == ["prefill", "decode"]
@@ -303,6 +305,15 @@ def test_a_report_names_what_failed(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert written["good"]["ms"] == 1.0
     assert written["bad"]["error"] == "ValueError: no such thing"
     assert json.loads(capsys.readouterr().out.splitlines()[-1]) == written
+
+
+def test_files_that_the_system_cannot_forget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (whole := tmp_path / "a.plan").write_bytes(b"x" * 5000)
+    assert loaded.forget_pages([whole]) is hasattr(os, "posix_fadvise")
+    assert not loaded.forget_pages([tmp_path / "none.plan"])
+    monkeypatch.delattr(os, "posix_fadvise", raising=False)
+    assert not loaded.forget_pages([whole])
+    assert whole.read_bytes() == b"x" * 5000
 
 
 def test_absolute_paths_stay_out_of_results(monkeypatch: pytest.MonkeyPatch) -> None:
