@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, help="length of the schedule in steps, in place of --minutes")
     p.add_argument("--stop_after", type=float, metavar="MINUTES", help="save the state and stop; run again to go on")
     p.add_argument("--batch_size", type=int, default=48, help="rooms of a step on each GPU (default: 48)")
-    p.add_argument("--learning_rate", type=float, default=1.5e-3)
+    p.add_argument("--learning_rate", type=float, default=1e-3)
     p.add_argument("--validate_every", type=int, default=500, metavar="STEPS")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
