@@ -50,6 +50,8 @@ def parser() -> argparse.ArgumentParser:
                    help="rungs recorded elsewhere, put on top of the ladder")  # fmt: skip
     p.add_argument("--taps", metavar="LAYERS",
                    help="compare the rotation's nine checkpoints too, in all layers or such as 0,5")  # fmt: skip
+    p.add_argument("--bisect", action="store_true",
+                   help="of a bundle in half precision: which parts and layers must be in float32")  # fmt: skip
     p.add_argument("--device", default="cuda:0", help="of the rungs on a GPU (default: cuda:0)")
     p.add_argument("--no_cleanup", action="store_true", help="take the points as they are")
     p.add_argument("--pcd_theta", type=float, help="as it was given to export_model.py")
@@ -82,14 +84,18 @@ def _compare(args: argparse.Namespace) -> int:
     recorded = _load(args.against)
     ladder = _ladder(args)
     reader = ladder.reader()
+    layers = named_layers(args.taps, ladder.bundle.manifest.language_model.layers) if args.taps else ()
+    if args.bisect:
+        ladder.check_bisection()
     scenes = []
     with tqdm(total=0, unit="rung", desc="Ladder", disable=args.quiet or args.json, leave=False) as bar:
         for source in args.point_cloud:
             rungs = [*ladder.record(source, lambda name: _step(bar, name)), *_of_scene(recorded, source)]
             scene = scene_result(source.name, rungs, reader)
             if args.taps:
-                layers = named_layers(args.taps, ladder.bundle.manifest.language_model.layers)
                 scene["checkpoints"] = ladder.checkpoints(source, layers, lambda name: _step(bar, name))
+            if args.bisect:
+                scene["bisection"] = ladder.bisection(source, lambda name: _step(bar, name))
             scenes.append(scene)
     result: dict[str, Any] = {
         "verdict": worst([verdict_of(scenes)]),
@@ -153,7 +159,7 @@ def _of_scene(recordings: Sequence[Recording], source: Path) -> Iterator[Recordi
 def _check(args: argparse.Namespace) -> None:
     if not args.point_cloud:
         raise SceneError("--point_cloud names the scene or scenes to compare on; give at least one.")
-    if ("torch" in args.backends or args.taps) and args.model is None:
+    if ("torch" in args.backends or args.taps or args.bisect) and args.model is None:
         raise SceneError("--model must name the bundle's checkpoint, from which the torch rungs are made.")
     for name in ("forced_steps", "free_tokens"):
         if getattr(args, name) < 1:
@@ -190,6 +196,8 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
             if "checkpoints" in scene:
                 found = scene["checkpoints"]
                 print(f"  checkpoints of {found['rung']}: {found['verdict']}; {found['reason']}")
+            if "bisection" in scene:
+                print(f"  {scene['bisection']['precision']}: {scene['bisection']['reason']}")
         print(f"Verdict: {result['verdict']}.")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from export.checkpoint import Checkpoint
 from export.parity import BACKENDS
+from export.parity.bisect import bisect, bisection_to_json
 from export.parity.checkpoints import Taps, departure, describe
 from export.parity.compare import Difference
 from export.parity.geometry import GeometryDifference, LayoutReader
@@ -17,13 +18,17 @@ from export.parity.limits import limits_of
 from export.parity.modules_rung import record_modules, torch_pipeline
 from export.parity.reference_checkpoints import compare_with_reference
 from export.parity.reference_rung import record_reference
+from export.parity.rounding import DTYPES
 from export.parity.tapping import with_taps
 from export.parity.verdict import DIFFERENT, EQUAL, WITHIN, Comparison, judge
 from export.reference import build_reference
+from runtime.arrays import Array
 from runtime.bundle import Bundle
 from runtime.engines import open_backend
+from runtime.errors import SceneError
 from runtime.pipeline import Pipeline
-from runtime.prompt import Tokenizer
+from runtime.prompt import Tokenizer, batch_prompts
+from runtime.run import Run
 from runtime.rung import Plan, Recording, record_rung
 from runtime.rung.taps import record_taps
 from runtime.scene import Request
@@ -80,6 +85,33 @@ class Ladder:
             "departure": None if first is None else first.place,
             "differences": [difference_to_json(difference) for difference in differences],
         }
+
+    def check_bisection(self) -> None:
+        """Raises SceneError for a bundle in float32."""
+        if self.bundle.manifest.precision not in DTYPES:
+            raise SceneError(
+                f"--bisect asks what a bundle in half precision must keep in float32, but {self.bundle.folder} is in "
+                f"{self.bundle.manifest.precision}. Leave --bisect out, or name a bundle of --precision fp16 or bf16."
+            )
+
+    def bisection(self, source: Path, note: Note) -> dict[str, Any]:
+        """Which float32 islands the bundle's precision needs on a scene; `check_bisection` comes first."""
+        assert self.checkpoint is not None, "islands are sought with the checkpoint's weights"
+        manifest = self.bundle.manifest
+        feeds, attention = self._prefill_feeds(source), manifest.position.prefill_attention
+        return bisection_to_json(
+            bisect(self.checkpoint, feeds, manifest.precision, attention, lambda trial: note(f"bisection, {trial}"))
+        )
+
+    def _prefill_feeds(self, source: Path) -> dict[str, Array]:
+        """What enters prefill, with point tokens as the modules make them."""
+        assert self.checkpoint is not None
+        pipeline = torch_pipeline(self.bundle, self.checkpoint)
+        scene = pipeline.prepare(source, self.request)
+        prompt, run = batch_prompts([scene.prompt]), Run(pipeline.engines)
+        embeds = pipeline.engines.backend.download(run.encode([scene], prompt))
+        own = {"input_ids": prompt.input_ids, "point_mask": prompt.point_mask, "lengths": prompt.lengths}
+        return {**own, "point_embeds": embeds, **run.tables([scene], prompt)}
 
     def _torch(self, source: Path, note: Note) -> Iterator[Recording]:
         assert self.checkpoint is not None, "the torch rungs need a checkpoint"

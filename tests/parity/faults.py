@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from export.checkpoint import Checkpoint
+from export.modules.language_model import LOWEST, rotate
 from export.parity.modules_rung import TorchBackend, TorchEngine
 from runtime.bundle import Bundle
 from runtime.engines.contract import Engine, Tensor
@@ -125,3 +126,38 @@ def wrong_head_group(graph: str, module: Any) -> None:
             layer.q_proj.weight = torch.nn.Parameter(
                 torch.roll(weight, weight.shape[0] // 2, dims=0), requires_grad=False
             )
+
+
+def restore_left_out(layer: int) -> Callable[[str, Any], None]:
+    """In one layer point tokens keep the 1D turn that follows their 3D one."""
+
+    def mend(graph: str, module: Any) -> None:
+        if graph != "prefill":
+            return
+        feeds: dict[str, torch.Tensor] = {}
+        module.register_forward_pre_hook(lambda _, args, given: feeds.update(given), with_kwargs=True)
+        module.register_forward_hook(lambda *_: feeds.clear())  # decode has the same layers
+        changed = [*module.model][layer]
+        plain = changed.project
+
+        def project(*args: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            query, key, value = plain(*args)
+            if not feeds:
+                return query, key, value
+            at_point, table = feeds["point_mask"][..., None, None], (feeds["cos_1d"], feeds["sin_1d"])
+            twice = (torch.where(at_point, rotate(x, *table), x) for x in (query, key))
+            return *twice, value
+
+        changed.project = project
+
+    return mend
+
+
+def softmax_summed_in_half(scores: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """Exponentials are added one after another in float16, where 2048 and 1 make 2048."""
+    shown = torch.where(visible, scores, LOWEST)
+    shares = (shown - shown.amax(dim=-1, keepdim=True)).half().exp()
+    total = torch.zeros_like(shares[..., 0])
+    for column in shares.movedim(-1, 0).contiguous():
+        total += column
+    return (shares / total[..., None]).float()

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+import export.modules.language_model
+import runtime.run
+from export.bundle import ExportOptions, write_bundle
 from export.parity.modules_rung import record_modules, torch_pipeline
 from export.parity.reference_rung import record_reference
-from export.parity.verdict import DIFFERENT, EQUAL, judge
+from export.parity.verdict import DIFFERENT, EQUAL, WITHIN, Comparison, judge
+from runtime.bundle import Bundle
 from runtime.engines import open_backend
 from runtime.pipeline import Pipeline
+from runtime.points import PointCloud
 from runtime.run import Run
 from runtime.rung import Plan, Recording, record_rung
 from runtime.scene import Request
+from tests.checkpoints9.faults import per_axis
 from tests.exported import FAMILIES, MODES, Export, Exported
 from tests.parity import faults
 from tests.scenes import room
@@ -80,6 +88,8 @@ def test_a_first_position_off_by_one_is_found(case: Exported) -> None:
     [
         (faults.shifted_mask, "keys of the prompt of layer 1"),  # what layer 0 attends to shows in layer 1
         (faults.wrong_head_group, "keys of the prompt of layer 1"),
+        (faults.restore_left_out(0), "keys of the prompt of layer 0"),
+        (faults.restore_left_out(1), "keys of the prompt of layer 1"),
     ],
 )
 def test_altered_attention_is_found(case: Exported, mend: Callable[[str, Any], None], place: str) -> None:
@@ -109,14 +119,56 @@ def test_swapped_axes_are_found(case: Exported, axes: tuple[int, ...], monkeypat
         return plain(run, turned, prompt)
 
     monkeypatch.setattr(Run, "tables", tables)
-    found = judge(want, modules(case))
-    assert found.verdict == DIFFERENT
-    assert found.departure is not None
-    assert found.departure.place == "table cos_3d"
+    assert_departs(judge(want, modules(case)), "table cos_3d")
+
+
+def test_per_axis_normalization_is_found(case: Exported, monkeypatch: pytest.MonkeyPatch) -> None:
+    want = modules(case)
+    monkeypatch.setattr(runtime.run, "normalize_coords", per_axis(runtime.run.normalize_coords))
+    assert_departs(judge(want, modules(case)), "table cos_3d")
+
+
+@pytest.mark.parametrize("points", [60, pytest.param(4010, marks=pytest.mark.slow)])
+def test_a_softmax_summed_in_half_precision_is_found_where_it_matters(
+    exported: Export, monkeypatch: pytest.MonkeyPatch, points: int
+) -> None:
+    """Judged as an engine in fp16: over a short prompt that is precision, over 4,096 positions it is not."""
+    case, plan = exported("qwen", "3D_RoPE", "3D_only", max_length=4608), Plan(forced_steps=1, free_tokens=1)
+    cloud = PointCloud(np.random.default_rng(0).random((points, 3)) * 31.0, np.full((points, 3), 0.5))
+    pipeline = torch_pipeline(case.bundle, case.checkpoint)
+    want = record_modules(pipeline, cloud, REQUEST, plan)
+    monkeypatch.setattr(export.modules.language_model, "_softmax", faults.softmax_summed_in_half)
+    got = record_modules(pipeline, cloud, REQUEST, plan)
+    found = judge(want, dataclasses.replace(got, facts=got.facts | {"precision": "fp16"}))
+    if points == 60:
+        assert found.verdict == WITHIN, found.reason
+    else:
+        assert want.facts["positions"] >= 4096
+        assert_departs(found, "keys of the prompt of layer 1")  # what layer 0 attends to shows in layer 1
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_faithful_engine_in_half_precision_is_equal_within_it(exported: Export, tmp_path: Path, family: str) -> None:
+    case = exported(family, "3D_RoPE", "3D_only", "causal")
+    write_bundle(case.checkpoint, tmp_path / "bundle", ExportOptions(precision="fp16", max_length=1024))
+    half = record_rung(
+        Pipeline(Bundle.open(tmp_path / "bundle"), open_backend(threads=1)), CLOUD, REQUEST, PLAN, "fp16"
+    )
+    reference = record_reference(torch_pipeline(case.bundle, case.checkpoint), case.checkpoint, CLOUD, REQUEST, PLAN)
+    for want in (reference, modules(case)):
+        found = judge(want, half)
+        assert found.verdict == WITHIN, found.reason
+        assert max(difference.error for difference in found.differences) > 1e-4, "it is not in float32"
+    exact = judge(reference, dataclasses.replace(half, facts=half.facts | {"precision": "fp32"}))
+    assert exact.verdict == DIFFERENT, "what passes as half precision does not pass as float32"
 
 
 def assert_found(case: Exported, backend: faults.FaultyBackend, place: str) -> None:
     found = judge(modules(case), faulty(case, backend))
+    assert_departs(found, place)
+
+
+def assert_departs(found: Comparison, place: str) -> None:
     assert found.verdict == DIFFERENT, found.reason
     assert found.departure is not None
     assert found.departure.place == place

@@ -43,6 +43,7 @@ class SceneView:
     plots: list[Plot]
     layouts: list[tuple[str, Comparison]]  # rung, and a comparison whose texts have entities
     checkpoints: Comparison | None  # of the rotation, where they were compared
+    bisection: dict[str, Any] | None  # of float32 islands, where they were sought
 
     def verdict_of(self, name: str) -> Verdict | None:
         """Of the rung of that name; None where the scene lacks it or it was compared with nothing."""
@@ -101,7 +102,19 @@ def _scene_view(scene: dict[str, Any], anchor: str, names: list[str]) -> SceneVi
     legend = [(rung["rung"], names.index(rung["rung"]), legend_mark(names.index(rung["rung"]))) for rung in shown]
     facts, plots = scene_facts(scene), _plots(scene["scene"], anchor, shown, names)
     layouts = [(rung["rung"], found) for rung in shown for found in comparisons(rung) if found.get("geometry")]
-    return SceneView(anchor, scene["scene"], verdict, facts, kinds, rungs, legend, plots, layouts, checkpoints)
+    return SceneView(
+        anchor,
+        scene["scene"],
+        verdict,
+        facts,
+        kinds,
+        rungs,
+        legend,
+        plots,
+        layouts,
+        checkpoints,
+        scene.get("bisection"),
+    )
 
 
 def _rung_view(rung: dict[str, Any], kinds: list[str]) -> RungView:
