@@ -28,7 +28,7 @@ def draw_corner(ax: Any, layout: Shapes, walls: Sequence[Side], camera: Camera, 
     for opening in layout.openings:
         _draw_opening(ax, opening, camera, near=opening.wall in near)
     for shape in sorted(layout.boxes, key=lambda it: float(camera.depth(it.center))):
-        _draw_box(ax, shape, camera)
+        _draw_box(ax, shape, camera, style.box_line(len(layout.boxes)))
     tops = [camera.project(shape.corners[4:].mean(axis=0)) for shape in layout.boxes]
     names = [
         Label(clean(shape.box.label), top, shape.box.scale[0] * shape.box.scale[1])
@@ -72,7 +72,7 @@ def _draw_opening(ax: Any, opening: Shape, camera: Camera, *, near: bool) -> Non
             ax.plot(*camera.project(bar).T, color=color, lw=1.0, zorder=4)
 
 
-def _draw_box(ax: Any, shape: Shape, camera: Camera) -> None:
+def _draw_box(ax: Any, shape: Shape, camera: Camera, line: float) -> None:
     corners = shape.corners
     places = camera.project(corners)
     seen = [face for face in FACES if _faces_camera(corners[list(face)], shape.center, camera)]
@@ -83,7 +83,7 @@ def _draw_box(ax: Any, shape: Shape, camera: Camera) -> None:
                 edges.add(frozenset(pair))
                 ax.plot(*places[list(pair)].T, color=style.BOX, lw=style.HIDDEN_LINE, ls=(0, (1, 2)), zorder=5)
     for face in seen:
-        ax.fill(*places[list(face)].T, fc=style.BOX_FILL, ec=style.BOX, lw=style.BOX_LINE,
+        ax.fill(*places[list(face)].T, fc=style.BOX_FILL, ec=style.BOX, lw=line,
                 joinstyle="round", zorder=6, gid="bbox")  # fmt: skip
 
 

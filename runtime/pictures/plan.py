@@ -26,7 +26,7 @@ def draw_plan(ax: Any, layout: Shapes, walls: Sequence[Side], space: Space, dots
     percent = space.span / 100
     for shape in sorted(layout.boxes, key=lambda it: float(it.corners[:, 2].max())):
         outline = shape.footprint(0.3 * percent)
-        ax.fill(*outline.T, fc=style.BOX_FILL, ec=style.BOX, lw=style.BOX_LINE, zorder=4, gid="bbox")
+        ax.fill(*outline.T, fc=style.BOX_FILL, ec=style.BOX, lw=style.box_line(len(layout.boxes)), zorder=4, gid="bbox")
     for wall in layout.walls:
         ax.fill(*_thick(wall, WALL_WIDTH * percent).T, fc=style.WALL, ec=style.WALL, lw=0.4, zorder=5, gid="wall")
     outward = {side.wall.box: side.outward for side in walls}

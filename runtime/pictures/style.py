@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 INK, QUIET, FAINT = "#22272e", "#69727d", "#b9c0c8"  # text, small print, rulers
@@ -28,3 +29,8 @@ SETTINGS: dict[str, Any] = {
     "path.simplify": True,
     "axes.unicode_minus": True,
 }
+
+
+def box_line(count: int) -> float:
+    """Width of a box's edges in points: thinner where there are very many."""
+    return BOX_LINE * min(1.0, max(0.35, math.sqrt(40 / max(count, 1))))

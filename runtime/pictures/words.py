@@ -27,11 +27,14 @@ def _plural(name: str) -> str:
 
 
 def score_lines(predicted: Layout, truth: Layout) -> list[str]:
-    """F1 at IoU 0.25 and 0.50 by class, and over all boxes; or why there is none."""
+    """F1 at IoU 0.25 and 0.50 by class, and over all boxes; or why there is none.
+
+    Distances and heights are measured as they are, as by `runtime.evaluate --strict_geometry`.
+    """
     if not scores_are_possible():
         return [NO_SHAPELY]
     try:
-        found = count_classes("this", predicted, truth)
+        found = count_classes("this", predicted, truth, strict=True)
     except SceneError as error:
         return [str(error)]
     planes = [_entry(name, found[name]) for name in LAYOUT_CLASSES if name in found]
