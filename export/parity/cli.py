@@ -81,7 +81,7 @@ def _compare(args: argparse.Namespace) -> int:
     from export.parity.verdict import DIFFERENT
     from export.passes.taps import named_layers
 
-    recorded = _load(args.against)
+    recorded = _load(args.against, [source.name for source in args.point_cloud])
     ladder = _ladder(args)
     reader = ladder.reader()
     layers = named_layers(args.taps, ladder.bundle.manifest.language_model.layers) if args.taps else ()
@@ -146,14 +146,18 @@ def _ladder(args: argparse.Namespace) -> Ladder:
     )
 
 
-def _load(paths: Sequence[Path]) -> list[Recording]:
+def _load(paths: Sequence[Path], scenes: Sequence[str]) -> list[Recording]:
     from runtime.rung import Recording
 
-    return [Recording.load(path) for path in paths]
+    found = [Recording.load(path) for path in paths]
+    for path, recording in zip(paths, found, strict=True):
+        if (scene := recording.facts["scene"]) not in scenes:  # it would be left out without a word
+            raise SceneError(f"{path}: was recorded of {scene!r}. Give that scene too: --point_cloud {scene}")
+    return found
 
 
 def _of_scene(recordings: Sequence[Recording], source: Path) -> Iterator[Recording]:
-    yield from (recording for recording in recordings if recording.facts.get("scene") == source.name)
+    yield from (recording for recording in recordings if recording.facts["scene"] == source.name)
 
 
 def _check(args: argparse.Namespace) -> None:

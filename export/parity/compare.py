@@ -65,6 +65,9 @@ def compare(want: Recording, got: Recording, limits: Limits) -> tuple[list[Diffe
             f"{got.name}: its recording has another {wrong[0]} ({got.facts.get(wrong[0])}) than that of {want.name} "
             f"({want.facts.get(wrong[0])}). Record both with one scene, one checkpoint and one mode."
         )
+    steps = min(len(want.arrays["forced.ids"]), len(got.arrays["forced.ids"]))
+    if not np.array_equal(want.arrays["forced.ids"][:steps], got.arrays["forced.ids"][:steps]):
+        raise SceneError(f"{got.name}: its recording was fed other tokens than that of {want.name}. Record both anew.")
     differences = list(_differences(want.arrays, got.arrays, limits))
     return differences, _tokens(want.arrays, got.arrays, differences)
 
@@ -85,6 +88,8 @@ def _differences(want: dict[str, Array], got: dict[str, Array], limits: Limits) 
 
 def _rows(what: str, want: Array, got: Array, limit: float) -> Iterator[Difference]:
     """Layer by layer, keys before values; [rows, 2L, K, D]."""
+    if want.shape[1:] != got.shape[1:]:
+        raise SceneError(f"rows of the {what}: {list(got.shape)} were recorded, but {list(want.shape)} were expected.")
     layers = want.shape[1] // 2
     for layer in range(layers):
         for kind, index in (("keys", layer), ("values", layers + layer)):

@@ -17,22 +17,26 @@ from runtime.recording import save_npz
 SCHEMA = 1
 FACTS = "facts"  # the entry that holds JSON
 LARGEST = 1 << 34  # bytes of one array; rows of Llama-1B over 8,192 positions are an eighth of that
-NAMES = (
-    "tables.cos_3d", "tables.sin_3d", "tables.cos_1d", "tables.sin_1d",  # [S, D]
-    "point_tokens",  # [P, C], after the projector
-    "prefill.logits",  # [V], after the last position
-    "prefill.rows",  # [S, 2L, K, D], keys of all layers, then values
-    "forced.ids",  # [N] int32, fed whatever the logits say
-    "forced.logits",  # [N, V], after each
-    "forced.rows",  # [N, 2L, K, D]
-    "free.tokens",  # [n] int32, greedy
-    "free.margins",  # [n], the largest logit less the second
-)  # fmt: skip
+AXES = {  # letters that stand in several names are of one size
+    **dict.fromkeys(("tables.cos_3d", "tables.sin_3d", "tables.cos_1d", "tables.sin_1d"), ("S", "D")),
+    "point_tokens": ("P", "C"),  # after the projector
+    "prefill.logits": ("V",),  # after the last position
+    "prefill.rows": ("S", "2L", "K", "D"),  # keys of all layers, then values
+    "forced.ids": ("N",),  # int32, fed whatever the logits say
+    "forced.logits": ("N", "V"),  # after each
+    "forced.rows": ("N", "2L", "K", "D"),
+    "free.tokens": ("n",),  # int32, greedy
+    "free.margins": ("n",),  # the largest logit less the second
+}
+INTEGERS = ("forced.ids", "free.tokens")
+TEXTS = ("rung", "precision", "scene", "scene_sha256")  # facts that every comparison needs
+PRECISIONS = ("fp32", "fp16", "bf16")
+NAMES = tuple(AXES)
 
 
 @dataclass(frozen=True, slots=True)
 class Recording:
-    """What one implementation made of one scene. Arrays are float32 unless said in NAMES."""
+    """What one implementation made of one scene. Arrays are float32 unless said in AXES."""
 
     facts: dict[str, Any]
     arrays: dict[str, Array]
@@ -56,6 +60,8 @@ class Recording:
             facts = json.loads(arrays.pop(FACTS).tobytes())
             if facts.pop("schema") != SCHEMA or missing_names(arrays):
                 raise ValueError(f"it lacks {', '.join(missing_names(arrays)) or 'the right schema'}")
+            _check_arrays(arrays)
+            _check_facts(facts)
         except (OSError, ValueError, KeyError, TypeError, AttributeError, zipfile.BadZipFile, EOFError) as error:
             raise SceneError(
                 f"{path}: not a recording of a rung ({error}). Make one: python -m runtime.record --bundle BUNDLE "
@@ -74,3 +80,23 @@ def _check_sizes(path: Path) -> None:
         for member in archive.infolist():
             if member.file_size > LARGEST:
                 raise ValueError(f"{member.filename} has {member.file_size:,} bytes")
+
+
+def _check_arrays(arrays: dict[str, Array]) -> None:
+    sizes: dict[str, int] = {}
+    for name, axes in AXES.items():
+        array, dtype = arrays[name], "int32" if name in INTEGERS else "float32"
+        if array.dtype != dtype or array.ndim != len(axes):
+            raise ValueError(f"{name} is {array.dtype}{list(array.shape)}, but {dtype}[{', '.join(axes)}] was expected")
+        for axis, size in zip(axes, array.shape, strict=True):
+            if sizes.setdefault(axis, size) != size:
+                raise ValueError(f"{name} has {axis} = {size}, but another array has {sizes[axis]}")
+    if sizes["2L"] % 2 or not all(sizes[axis] for axis in ("S", "V", "2L", "n")):
+        raise ValueError("some of its arrays are empty, or it has keys without values")
+
+
+def _check_facts(facts: dict[str, Any]) -> None:
+    if wrong := [name for name in TEXTS if not isinstance(facts.get(name), str)]:
+        raise ValueError(f"its facts have no {wrong[0]}")
+    if facts["precision"] not in PRECISIONS or facts.get("quantization") not in (None, 4, 8):
+        raise ValueError(f"its precision is {facts['precision']!r}, quantization {facts.get('quantization')!r}")

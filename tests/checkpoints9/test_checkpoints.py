@@ -24,7 +24,7 @@ from export.parity.reference_checkpoints import run_reference
 from export.reference import build_reference
 from runtime.errors import SceneError
 from runtime.rung import Recording
-from runtime.rung.recording import NAMES
+from runtime.rung.recording import AXES, INTEGERS
 from runtime.rung.taps import POINT_MASK
 from tests.checkpoints9.conftest import Tapped
 from tests.checkpoints9.scene import against_reference, of_reference, prepared, taps_of
@@ -145,8 +145,9 @@ def test_fp16_is_equal_within_precision(tapped: Tapped) -> None:
 
 def test_taps_travel_in_a_recording(tapped: Tapped, tmp_path: Path) -> None:
     taps = taps_of(tapped("qwen").bundle)
-    rest = {name: np.zeros(1, np.float32) for name in NAMES}
-    Recording({"vlm_pe": "3D_RoPE"}, {**rest, **taps.arrays}).save(tmp_path / "rung.npz")
+    rest = {name: np.zeros((2,) * len(AXES[name]), np.int32 if name in INTEGERS else np.float32) for name in AXES}
+    facts = {"rung": "r", "precision": "fp32", "scene": "s", "scene_sha256": "0", "vlm_pe": "3D_RoPE"}
+    Recording(facts, {**rest, **taps.arrays}).save(tmp_path / "rung.npz")
     loaded = Taps.of(Recording.load(tmp_path / "rung.npz"))
     assert loaded is not None
     differences = compare_taps(taps, loaded, LIMITS["fp32"])

@@ -91,6 +91,21 @@ def test_refusals(
     assert sentence in capsys.readouterr().err
 
 
+def test_recordings_of_another_scene(
+    case: Exported, cloud: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By its name it would be left out without a word; by the same name it is another cloud."""
+    rung = tmp_path / "rung.npz"
+    fixed = ["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), "--output", str(rung)]
+    assert record([*fixed, *SHORT, "--backend", "onnxruntime", "--quiet"]) == 0
+    renamed = cloud.rename(tmp_path / "other.npy")
+    assert parity(arguments(case, renamed, "--against", rung)) == 2
+    assert "rung.npz: was recorded of 'scene.npy'. Give that scene too: --point_cloud" in capsys.readouterr().err
+    np.save(cloud, room(2, 4000, (4.0, 3.0, 2.5)).points)
+    assert parity(arguments(case, cloud, "--backends", "onnxruntime", "--against", rung)) == 2
+    assert "its recording has another scene_sha256" in capsys.readouterr().err
+
+
 def test_the_torch_rungs_need_a_checkpoint(case: Exported, cloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert parity(["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud)]) == 2
     assert "--model must name the bundle's checkpoint" in capsys.readouterr().err

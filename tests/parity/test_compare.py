@@ -17,8 +17,8 @@ from runtime.rung.recording import NAMES
 
 LAYERS, WIDTH, ROWS, STEPS = 3, 4, 5, 2
 FACTS = {
-    "rung": "a", "precision": "fp32", "quantization": None, "scene_sha256": "s", "positions": ROWS, "family": "qwen",
-    "vlm_pe": None, "merge_rule": None, "prefill_attention": "causal",
+    "rung": "a", "scene": "s.ply", "precision": "fp32", "quantization": None, "scene_sha256": "s", "positions": ROWS,
+    "family": "qwen", "vlm_pe": None, "merge_rule": None, "prefill_attention": "causal",
 }  # fmt: skip
 
 
@@ -101,6 +101,58 @@ def test_a_recording_survives_the_disk(tmp_path: Path) -> None:
     assert back.facts == recording("b", device="x").facts
     assert judge(recording(), back).verdict == EQUAL
     assert [path.name for path in tmp_path.iterdir()] == ["r.npz"]
+
+
+def altered(name: str, change: object) -> Recording:
+    good = recording()
+    if name in good.facts:
+        return Recording(good.facts | {name: change}, good.arrays)
+    return Recording(good.facts, good.arrays | {name: change(good.arrays[name])})  # type: ignore[operator]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "reason"),
+    [
+        ("prefill.logits", lambda a: a[None], r"prefill\.logits is float32\[1, 9\], but float32\[V\] was expected"),
+        ("forced.logits", lambda a: a.astype(np.float64), r"forced\.logits is float64"),
+        ("free.tokens", lambda a: a.astype(np.float32), r"free\.tokens is float32\[3\], but int32\[n\] was expected"),
+        ("free.margins", lambda a: a[:2], r"free\.margins has n = 2, but another array has 3"),
+        ("forced.rows", lambda a: a[:, :-2], r"forced\.rows has 2L = 4, but another array has 6"),
+        ("tables.sin_1d", lambda a: a[:-1], r"tables\.sin_1d has S = 4, but another array has 5"),
+        ("rung", None, "its facts have no rung"),
+        ("scene", 3, "its facts have no scene"),
+        ("precision", "fp8", "its precision is 'fp8'"),
+        ("quantization", [8], r"quantization \[8\]"),
+    ],
+    ids=lambda value: value if isinstance(value, str) and " " not in value else "",
+)
+def test_damaged_recordings_are_refused(tmp_path: Path, name: str, change: object, reason: str) -> None:
+    altered(name, change).save(tmp_path / "r.npz")
+    with pytest.raises(SceneError, match=rf"r\.npz: not a recording of a rung \(.*{reason}"):
+        Recording.load(tmp_path / "r.npz")
+
+
+@pytest.mark.parametrize("cut", [10, 300, -200, -1])
+def test_a_recording_that_was_cut_or_flipped_is_refused(tmp_path: Path, cut: int) -> None:
+    path = tmp_path / "r.npz"
+    recording().save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[:cut])
+    with pytest.raises(SceneError, match=r"r\.npz: not a recording of a rung"):
+        Recording.load(path)
+    middle = len(whole) // 2
+    path.write_bytes(whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :])
+    with pytest.raises(SceneError, match=r"r\.npz: not a recording of a rung"):
+        Recording.load(path)
+
+
+def test_recordings_of_other_sizes_are_a_sentence() -> None:
+    other = recording("b")
+    rows = {name: other.arrays[name][:, :-2] for name in ("prefill.rows", "forced.rows")}
+    with pytest.raises(SceneError, match=r"rows of the prompt: \[5, 4, 1, 4\] were recorded, but \[5, 6, 1, 4\] were"):
+        judge(recording(), Recording(other.facts, other.arrays | rows))
+    with pytest.raises(SceneError, match="b: its recording was fed other tokens than that of a"):
+        judge(recording(), Recording(other.facts, other.arrays | {"forced.ids": np.ones(STEPS, np.int32)}))
 
 
 def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:
