@@ -57,7 +57,7 @@ class PageView:
     verdict: Verdict
     result: dict[str, Any]
     departures: list[tuple[SceneView, Comparison]]
-    names: list[str]  # of the rungs
+    compared: list[str]  # names of the rungs that were compared with another in some scene
     scenes: list[SceneView]
     tolerances: list[Tolerance]
     facts: Facts
@@ -71,7 +71,7 @@ def page_view(result: dict[str, Any]) -> PageView:
         verdict=VERDICTS[result["verdict"]],
         result=result,
         departures=[(scene, found) for scene in scenes for found in _departures(scene)],
-        names=names,
+        compared=[name for name in names if any(scene.verdict_of(name) for scene in scenes)],
         scenes=scenes,
         tolerances=tolerances(result),
         facts=facts_of(result),
