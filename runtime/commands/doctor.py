@@ -15,11 +15,7 @@ from pathlib import Path
 RUNTIME = ("numpy", "scipy", "plyfile", "tokenizers", "jinja2", "tqdm")
 EXPORT = ("torch", "onnx", "safetensors", "huggingface_hub")
 ENGINES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt": ("tensorrt", "cuda-bindings")}
-EXTRAS = {
-    "shapely": "scores",
-    "matplotlib": "pictures (--plot)",
-    "rerun-sdk": "recordings for the Rerun viewer (--rerun)",
-}
+EXTRAS = {"shapely": ("scores", "eval"), "matplotlib": ("--plot", "plot"), "rerun-sdk": ("--rerun", "rerun")}
 JETSON = Path("/etc/nv_tegra_release")
 
 
@@ -103,6 +99,9 @@ def _advice(packages: dict[str, str | None], gpus: list[str]) -> list[str]:
         sentences.append(f"export_model.py lacks {lacking}: pip install '.[export]'")
     else:
         sentences.append("Checkpoints can be exported.")
+    for package, (purpose, extra) in EXTRAS.items():
+        if packages[package] is None:
+            sentences.append(f"For {purpose}: pip install '.[{extra}]'")
     return [*sentences, *_gpu_advice(packages, gpus)]
 
 

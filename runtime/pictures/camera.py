@@ -15,6 +15,7 @@ ELEVATION = np.radians(40.0)
 ASKEW = np.radians(34.0)  # from the walls' direction: at 45 degrees corners and edges would hide each other
 FACING = 0.03  # a wall that is turned less than this to the camera hides nothing
 STRIP = (0.02, 0.16)  # of the span: where points beside a wall tell on which side the room is
+MOST_RIM = 0.5  # of the points; where the rim has more, the scene is no room, and all of it is shown
 THICK = (-0.025, 0.06)  # of the span: points that belong to a near wall, from its inner to its outer side
 
 
@@ -101,7 +102,8 @@ def in_the_way(points: Array, walls: Sequence[Side], camera: Camera, space: Spac
     above = points[:, 2] > space.low[2] + 0.03 * (space.high - space.low)[2]
     near = [side for side in walls if side.hides(camera)]
     if not near:
-        return np.asarray(above & _rim(points, camera, space))
+        rim = above & _rim(points, camera, space)
+        return rim if rim.sum() < MOST_RIM * len(points) else np.zeros(len(points), bool)
     hidden = np.zeros(len(points), bool)
     low, high = (share * space.span for share in THICK)
     for side in near:

@@ -13,8 +13,7 @@ from runtime.pictures import style
 from runtime.pictures.space import Space
 from runtime.points import PointCloud
 
-MOST = 400_000  # points in one panel; more would only cover each other
-SEED = 0
+MOST = 500_000  # points of a picture; more would only cover each other
 CELL = 1.5  # pixels of the picture to a cell
 COARSE = 8  # cells; where a point lies among as many, a surface is taken to be
 RADIUS = (1.0, 9.0)  # cells: how far points may be taken to be apart
@@ -33,12 +32,6 @@ class Dots:
 
     def take(self, rows: Array) -> Dots:
         return Dots(self.points[rows], self.colors[rows])
-
-    def thinned(self) -> Dots:
-        """At most MOST of them, always the same ones."""
-        if len(self.points) <= MOST:
-            return self
-        return self.take(np.sort(np.random.default_rng(SEED).choice(len(self.points), MOST, replace=False)))
 
 
 def dots_of(cloud: PointCloud | None, space: Space) -> Dots:

@@ -22,11 +22,12 @@ from runtime.layout import Layout
 from runtime.pictures import style, words
 from runtime.pictures.camera import Camera, Side, choose_camera, in_the_way, sides
 from runtime.pictures.corner import draw_corner, seen_corners
-from runtime.pictures.dots import Dots, dots_of
+from runtime.pictures.dots import MOST, Dots, dots_of
 from runtime.pictures.labels import clean
 from runtime.pictures.plan import draw_plan, draw_scale
 from runtime.pictures.shapes import Shapes, shapes
 from runtime.pictures.space import Space, space_of
+from runtime.pictures.thinning import thinned
 from runtime.points import PointCloud
 
 WIDTH, EDGE, GAP = 13.0, 0.4, 0.35  # inches
@@ -80,6 +81,7 @@ def _settings() -> Iterator[None]:
 def _draw(layout: Layout, cloud: PointCloud | None, truth: Layout | None, title: str) -> Picture:
     named = [("" if truth is None else "Prediction", layout), *([] if truth is None else [("Ground truth", truth)])]
     found = [(name, it, shapes(it)) for name, it in named]
+    cloud = None if cloud is None else thinned(cloud, MOST)
     points = np.empty((0, 3)) if cloud is None else cloud.points
     space = space_of(points, [it for _, _, it in found])
     dots = dots_of(cloud, space)
@@ -95,12 +97,12 @@ class _Page:
     """Where everything stands, in inches from the upper left."""
 
     def __init__(self, columns: Sequence[Column], space: Space, camera: Camera, dots: Dots) -> None:
-        self.columns, self.space, self.camera, self.dots = columns, space, camera, dots
+        self.columns, self.space, self.camera = columns, space, camera
         walls = [side for column in columns for side in column.walls]
-        seen = dots.take(~in_the_way(dots.points, walls, camera, space))
+        self.plan_dots = dots
+        self.corner_dots = dots.take(~in_the_way(dots.points, walls, camera, space))
         self.plan_frame = _plan_frame(space)
-        self.corner_frame = _corner_frame(columns, camera, seen, space)
-        self.plan_dots, self.corner_dots = dots.thinned(), seen.thinned()
+        self.corner_frame = _corner_frame(columns, camera, self.corner_dots, space)
         ratios = [float(np.divide(*(high - low)[::-1])) for low, high in (self.plan_frame, self.corner_frame)]
         if len(columns) == 1:  # its two views stand side by side, those of two layouts one above the other
             ratios = [max(ratios)]
@@ -203,7 +205,7 @@ def _corner_frame(columns: Sequence[Column], camera: Camera, dots: Dots, space: 
         content = np.array([space.low, space.high])
     places = camera.project(content)
     low, high = places.min(axis=0), places.max(axis=0)
-    margin = 0.04 * max(float((high - low).max()), 1e-9)
+    margin = max(0.04 * float((high - low).max()), 0.02 * space.span)  # the latter where all is one point
     return low - margin, high + margin
 
 

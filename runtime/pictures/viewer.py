@@ -8,15 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from runtime.arrays import Array
 from runtime.errors import SceneError
 from runtime.files import replacing
 from runtime.layout import Layout, OrientedBox, to_boxes
 from runtime.pictures.libraries import need
+from runtime.pictures.thinning import thinned
 from runtime.points import PointCloud
 
 APPLICATION, TIMELINE, STEP = "rerun_spatiallm", "time_sec", 0.5  # seconds between two boxes
-MAX_POINTS, RADIUS, SEED = 1_000_000, 0.01, 0  # radius in metres
+MAX_POINTS, RADIUS = 1_000_000, 0.01  # radius in metres
 RERUN_ENDING = ".rrd"
 
 
@@ -32,7 +32,7 @@ def write_rerun(
     check_rerun_ending(path)
     try:
         with replacing(path) as temporary:
-            _record(layout, cloud.take(_subset(len(cloud), max_points)), temporary, radius)
+            _record(layout, thinned(cloud, max_points), temporary, radius)
     except OSError as error:
         raise SceneError(
             f"{path}: cannot be written ({error.strerror or error}). "
@@ -44,12 +44,6 @@ def check_rerun_ending(path: Path) -> None:
     """Raises SceneError for a recording that is no .rrd file."""
     if path.suffix.lower() != RERUN_ENDING:
         raise SceneError(f"{path}: a recording for Rerun is an {RERUN_ENDING} file; give it that ending.")
-
-
-def _subset(count: int, most: int) -> Array:
-    if count <= most:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(SEED).choice(count, most, replace=False))
 
 
 def _record(layout: Layout, cloud: PointCloud, path: Path, radius: float) -> None:

@@ -6,6 +6,8 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
+
 from tests.blocked import run_without
 from tests.cli.conftest import Command
 
@@ -64,6 +66,17 @@ def test_doctor_runs_where_everything_is_missing() -> None:
     findings = json.loads(result.stdout)
     assert findings["packages"]["numpy"], "the doctor reads what is installed, it imports nothing"
     assert any("onnxruntime" in sentence for sentence in findings["advice"])
+
+
+@pytest.mark.parametrize("missing", ["shapely", "matplotlib", "rerun-sdk"])
+def test_doctor_says_how_to_get_pictures_and_scores(
+    run_engine: Command, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    monkeypatch.setattr("runtime.commands.doctor._version", lambda name: None if name == missing else "1.0")
+    advice = {"shapely": "For scores: pip install '.[eval]'", "matplotlib": "For --plot: pip install '.[plot]'"}
+    out = run_engine("--doctor").out
+    assert advice.get(missing, "For --rerun: pip install '.[rerun]'") in out
+    assert out.count("\n- For ") == 1
 
 
 def test_doctor_names_what_is_missing(run_engine: Command) -> None:
