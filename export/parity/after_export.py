@@ -24,9 +24,9 @@ from runtime.points import PointCloud
 from runtime.rung import Plan, Recording, record_rung
 from runtime.scene import Request
 
-PLAN = Plan(forced_steps=4, free_tokens=8)
+PLAN = Plan(forced_steps=2, free_tokens=4)
 RUNGS = 2
-POINTS, SIZE = 4000, (2.4, 1.8, 1.4)  # metres; no two axes alike, so that exchanged ones are seen
+POINTS, SIZE = 2000, (1.8, 1.4, 1.1)  # metres; no two axes alike, so that exchanged ones are seen
 BF16 = (
     "ONNX Runtime does not compute bf16 on the CPU. Compare on a GPU: "
     "python -m export.parity --backends torch onnxruntime-cuda"
