@@ -48,7 +48,7 @@ def seen_corners(layout: Shapes, walls: Sequence[Side], camera: Camera) -> Array
 def _draw_wall(ax: Any, wall: Shape, camera: Camera, *, near: bool) -> None:
     sheet = camera.project(wall.corners[SHEET])
     if near:
-        ax.plot(*sheet[:2].T, color=style.WALL, lw=1.0, ls=(0, (5, 3)), zorder=4, gid="near wall")
+        ax.plot(*sheet[:2].T, color=style.WALL, lw=1.0, ls=(0, (5, 3)), zorder=2, gid="near wall")
         return
     ax.fill(*sheet.T, fc=style.WALL_FILL, ec=style.WALL, lw=style.WALL_LINE, joinstyle="round", zorder=3,
             gid="wall")  # fmt: skip
@@ -60,7 +60,7 @@ def _draw_opening(ax: Any, opening: Shape, camera: Camera, *, near: bool) -> Non
         foot = opening.corners[[0, 1]]
         if opening.wall is not None:
             foot[:, 2] = opening.wall.center[2] - opening.wall.scale[2] / 2
-        ax.plot(*camera.project(foot).T, color=color, lw=3.0, alpha=0.8, solid_capstyle="butt", zorder=5,
+        ax.plot(*camera.project(foot).T, color=color, lw=3.0, alpha=0.8, solid_capstyle="butt", zorder=2.5,
                 gid=f"near {opening.kind}")  # fmt: skip
         return
     sheet = opening.corners[SHEET]

@@ -87,8 +87,8 @@ def _blueprint() -> Any:
 
 
 def _box(rr: Any, box: OrientedBox) -> tuple[Any, Any]:
-    """The centre stands in the pose, beside the rotation, not in the box: from 0.24 on a pose turns the centre too, and
-    a box with a centre of its own would swing about the origin."""
+    """The centre stands in the pose, beside the rotation, not in the box as upstream has it: newer viewers turn a box's
+    own centre by the pose too, and the box would swing about the origin. This way it is the same place in all."""
     half_sizes = [[edge / 2 for edge in box.scale]]
     pose = rr.InstancePoses3D(translations=[list(box.center)], mat3x3=[box.rotation])
     return rr.Boxes3D(half_sizes=half_sizes, labels=[box.label]), pose

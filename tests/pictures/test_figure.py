@@ -40,7 +40,8 @@ def outline(patch: Any) -> np.ndarray[Any, Any]:
 def no_warnings() -> Any:
     """A picture warns of nothing: no missing glyph, no empty image, no division by zero."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error")
+        for kind in (UserWarning, RuntimeWarning):
+            warnings.simplefilter("error", kind)
         yield
 
 
