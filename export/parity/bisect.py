@@ -150,12 +150,13 @@ class _Trials:
 
 def _differences(want: dict[str, Any], got: dict[str, Any], limits: Limits) -> list[Difference]:
     """Rows by layer, then logits, as the ladder compares them."""
-    found = []
-    for layer in range((len(want) - 1) // 2):
+    found, layers = [], (len(want) - 1) // 2
+    for layer in range(layers):
         for kind in ("key", "value"):
             wanted, rows = (side[f"{kind}.{layer}"].numpy() for side in (want, got))
-            found.append(measure(f"{kind}s of the prompt", wanted, rows, limits.rows, layer=layer))
-    return [*found, measure("logits after the prompt", want["logits"].numpy(), got["logits"].numpy(), limits.logits)]
+            found.append(measure(f"{kind}s of the prompt", wanted, rows, limits.rows_of(layer), layer=layer))
+    wanted, logits = (side["logits"].numpy() for side in (want, got))
+    return [*found, measure("logits after the prompt", wanted, logits, limits.logits_behind(layers))]
 
 
 def bisection_to_json(found: Bisection) -> dict[str, Any]:

@@ -125,7 +125,7 @@ def compare_layer(layer: int, want: Checkpoints, got: Checkpoints, limits: Limit
             f"Record both with one scene and one position encoding."
         )
     for number, checkpoint in want.items():
-        limit = limits.tables if number in TABLES else limits.rows
+        limit = limits.tables if number in TABLES else limits.rows_of(layer)
         for name, tensor in checkpoint.tensors.items():
             measured = measure(f"checkpoint {number} ({name})", tensor, got[number].tensors[name], limit, layer=layer)
             derived = checkpoint.derived or got[number].derived

@@ -77,23 +77,24 @@ def _differences(want: dict[str, Array], got: dict[str, Array], limits: Limits) 
         key = f"tables.{name}"
         yield measure(f"table {name}", want[key], got[key], limits.tables)
     yield measure("point tokens", want["point_tokens"], got["point_tokens"], limits.point_tokens)
-    yield from _rows("prompt", want["prefill.rows"], got["prefill.rows"], limits.rows)
-    yield measure("logits after the prompt", want["prefill.logits"], got["prefill.logits"], limits.logits)
+    yield from _rows("prompt", want["prefill.rows"], got["prefill.rows"], limits)
+    logits = limits.logits_behind(want["prefill.rows"].shape[1] // 2)
+    yield measure("logits after the prompt", want["prefill.logits"], got["prefill.logits"], logits)
     steps = min(len(want["forced.logits"]), len(got["forced.logits"]))
     for step in range(steps):
         a, b = want["forced.logits"][step], got["forced.logits"][step]
-        yield measure("logits of forced step", a, b, limits.logits, step=step)
-    yield from _rows("forced tokens", want["forced.rows"][:steps], got["forced.rows"][:steps], limits.rows)
+        yield measure("logits of forced step", a, b, logits, step=step)
+    yield from _rows("forced tokens", want["forced.rows"][:steps], got["forced.rows"][:steps], limits)
 
 
-def _rows(what: str, want: Array, got: Array, limit: float) -> Iterator[Difference]:
+def _rows(what: str, want: Array, got: Array, limits: Limits) -> Iterator[Difference]:
     """Layer by layer, keys before values; [rows, 2L, K, D]."""
     if want.shape[1:] != got.shape[1:]:
         raise SceneError(f"rows of the {what}: {list(got.shape)} were recorded, but {list(want.shape)} were expected.")
     layers = want.shape[1] // 2
     for layer in range(layers):
         for kind, index in (("keys", layer), ("values", layers + layer)):
-            yield measure(f"{kind} of the {what}", want[:, index], got[:, index], limit, layer=layer)
+            yield measure(f"{kind} of the {what}", want[:, index], got[:, index], limits.rows_of(layer), layer=layer)
 
 
 def measure(

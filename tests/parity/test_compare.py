@@ -67,6 +67,14 @@ def test_precision_widens_the_limits_of_the_pair() -> None:
     assert LIMITS["fp32"].rows < LIMITS["fp16"].rows < LIMITS["bf16"].rows
 
 
+def test_limits_grow_with_the_layers_and_a_percent_stays_beyond_them() -> None:
+    limits = LIMITS["fp16"]
+    assert limits.rows_of(0) == limits.rows_of(7) == limits.rows
+    assert limits.rows_of(23) == pytest.approx(limits.rows * 3**0.5)
+    assert limits.logits_behind(2) == limits.logits < limits.logits_behind(24)
+    assert limits.rows_of(31) < 0.01, "one layer's weights off by one per cent"
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_what_is_no_number_is_different(value: float) -> None:
     found = judge(recording(), off(recording("b"), "prefill.logits", (0,), value))

@@ -17,7 +17,8 @@ def heights(one: Plot) -> list[float]:
 
 
 def drawn(*errors: float, limit: float | None = 1e-3, unit: str = "layer") -> Plot:
-    return plot("a", "Keys", "a.ply", unit, [Series("engine", 9, list(enumerate(errors)), limit)], wide=False)
+    limits = {} if limit is None else dict.fromkeys(range(len(errors)), limit)
+    return plot("a", "Keys", "a.ply", unit, [Series("engine", 9, list(enumerate(errors)), limits)], wide=False)
 
 
 def test_decades_are_equally_high_and_larger_errors_stand_higher() -> None:
@@ -46,9 +47,25 @@ def test_everything_is_drawn_inside(errors: tuple[float, ...]) -> None:
 
 
 def test_labels_of_limits_do_not_cover_each_other() -> None:
-    series = [Series(str(i), i, [(0, 1e-9)], limit) for i, limit in enumerate((1e-3, 1.1e-3, 1.2e-3))]
+    series = [Series(str(i), i, [(0, 1e-9)], {0: limit}) for i, limit in enumerate((1e-3, 1.1e-3, 1.2e-3))]
     labels = [label for _, label, _ in plot("a", "Keys", "a.ply", "layer", series, wide=False).limits]
     assert all(below - above >= 12 for below, above in itertools.pairwise(labels))
+
+
+def test_a_limit_that_grows_is_drawn_and_judged_place_by_place() -> None:
+    errors = [2e-3, 2e-3, 5e-3]
+    one = plot(
+        "a",
+        "Keys",
+        "a.ply",
+        "layer",
+        [Series("e", 0, list(enumerate(errors)), {0: 1e-3, 1: 4e-3, 2: 4e-3})],
+        wide=False,
+    )
+    assert [point.outside for point in one.curves[0].points] == [True, False, True]
+    ((path, _, label),) = one.limits
+    assert path.count("L") == 3 and label == "limit 0.004"
+    assert "limit 0.001" in one.curves[0].points[0].hint
 
 
 def test_numbers_and_facts() -> None:

@@ -19,7 +19,7 @@ class Tolerance:
 
     why: str
     rungs: list[str]
-    limits: list[tuple[str, float]]  # by kind
+    limits: list[tuple[str, float, float]]  # by kind: of the first layers, and of the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +47,12 @@ def tolerances(result: dict[str, Any]) -> list[Tolerance]:
     found: dict[str, Tolerance] = {}
     for rung in _rungs(result):
         for comparison in comparisons(rung):
-            limits = {kind_of(one["quantity"]): one["limit"] for one in comparison["differences"]}
-            ordered = [(kind, limits[kind]) for kind in (*KINDS.values(), OTHER) if kind in limits]
+            limits: dict[str, list[float]] = {}
+            for one in comparison["differences"]:
+                limits.setdefault(kind_of(one["quantity"]), []).append(one["limit"])
+            ordered = [
+                (kind, min(limits[kind]), max(limits[kind])) for kind in (*KINDS.values(), OTHER) if kind in limits
+            ]
             tolerance = found.setdefault(comparison["why"], Tolerance(comparison["why"], [], ordered))
             if rung["rung"] not in tolerance.rungs:
                 tolerance.rungs.append(rung["rung"])

@@ -31,7 +31,7 @@ class Series:
     name: str
     color: int
     points: list[tuple[int, float]]  # layer or step, error
-    limit: float | None
+    limits: dict[int, float]  # layer or step -> limit, which may grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Plot:
     x_title: str
     x_ticks: list[tuple[float, str]]
     y_ticks: list[tuple[float, str]]
-    limits: list[tuple[float, float, str]]  # height of the line, height of its label, label
+    limits: list[tuple[str, float, str]]  # path, height of its label, label
     curves: list[Curve]
 
 
@@ -99,8 +99,9 @@ class _Axis:
 
 def plot(anchor: str, title: str, scene: str, unit: str, series: list[Series], *, wide: bool) -> Plot:
     """One figure; `unit` is "layer" or "step", and step -1 is the prompt."""
-    limits = sorted({one.limit for one in series if one.limit is not None})
-    axis = _Axis([*limits, *(error for one in series for _, error in one.points)])
+    limits = sorted({tuple(sorted(one.limits.items())) for one in series if one.limits}, key=lambda one: one[-1][1])
+    values = [limit for one in limits for _, limit in one]
+    axis = _Axis([*values, *(error for one in series for _, error in one.points)])
     width = WIDTHS[wide]
     places = [place for one in series for place, _ in one.points]
     first, last = min(places), max(places)
@@ -123,7 +124,7 @@ def plot(anchor: str, title: str, scene: str, unit: str, series: list[Series], *
         x_title="layer" if unit == "layer" else "forced step",
         x_ticks=[(across(place), _place(place)) for place in _ticks(first, last, 17 if wide else 9)],
         y_ticks=axis.ticks(),
-        limits=_limits(limits, axis),
+        limits=_limits([[(across(place), limit) for place, limit in one] for one in limits], axis, width - RIGHT),
         curves=[_curve(one, unit, [(across(place), axis.at(error)) for place, error in one.points]) for one in series],
     )
 
@@ -140,19 +141,19 @@ def _curve(series: Series, unit: str, places: list[tuple[float, float]]) -> Curv
         path += f"{pen}{x} {y}" if math.isfinite(error) else ""
         pen = "L" if math.isfinite(error) else "M"
     points = [
-        Point(f"M{x} {y}{MARKS[series.color % len(MARKS)]}", _hint(series, unit, place, error), _outside(series, error))
+        Point(
+            f"M{x} {y}{MARKS[series.color % len(MARKS)]}",
+            _hint(series, unit, place, error),
+            place in series.limits and not error <= series.limits[place],
+        )
         for (x, y), (place, error) in zip(places, series.points, strict=True)
     ]
     return Curve(series.color % COLORS, path, points)
 
 
-def _outside(series: Series, error: float) -> bool:
-    return series.limit is not None and not error <= series.limit
-
-
 def _hint(series: Series, unit: str, place: int, error: float) -> str:
     where = "after the prompt" if place < 0 else f"{unit} {place}"
-    limit = "" if series.limit is None else f", limit {number(series.limit)}"
+    limit = f", limit {number(series.limits[place])}" if place in series.limits else ""
     return f"{series.name}, {where}: {number(error)}{limit}"
 
 
@@ -175,11 +176,14 @@ def _ticks(first: int, last: int, most: int) -> list[int]:
     return [first, *(tick for tick in regular if tick - first > step // 2)] if first < 0 else regular
 
 
-def _limits(limits: list[float], axis: _Axis) -> list[tuple[float, float, str]]:
-    """Labels of limits that are close are moved apart, upwards."""
-    found: list[tuple[float, float, str]] = []
-    for limit in limits:
-        line = axis.at(limit)
-        label = line if not found else min(line, found[-1][1] - LABEL)
-        found.append((line, label, f"limit {number(limit)}"))
+def _limits(limits: list[list[tuple[float, float]]], axis: _Axis, right: float) -> list[tuple[str, float, str]]:
+    """Lines from edge to edge. Labels of limits that are close are moved apart, upwards."""
+    found: list[tuple[str, float, str]] = []
+    for places in limits:
+        heights = [axis.at(limit) for _, limit in places]
+        middle = (
+            "".join(f"L{x} {y}" for (x, _), y in zip(places, heights, strict=True)) if len(set(heights)) > 1 else ""
+        )
+        label = heights[-1] if not found else min(heights[-1], found[-1][1] - LABEL)
+        found.append((f"M{LEFT} {heights[0]}{middle}H{right}", label, f"limit {number(places[-1][1])}"))
     return found

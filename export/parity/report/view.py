@@ -140,14 +140,14 @@ def _plots(scene: str, anchor: str, rungs: list[dict[str, Any]], names: list[str
 def _series(name: str, color: int, comparison: Comparison, kind: str, axis: str) -> Series:
     """The worst error at each layer or step; logits after the prompt stand before step 0."""
     points: dict[int, float] = {}
-    limit = None
+    limits: dict[int, float] = {}
     for difference in comparison["differences"]:
         place = difference[axis] if axis == "layer" or difference[axis] is not None else -1
         if place is None or kind_of(difference["quantity"]) != kind:
             continue
-        error, limit = as_float(difference["error"]), as_float(difference["limit"])
+        error, limits[place] = as_float(difference["error"]), as_float(difference["limit"])
         points[place] = _worse(points.get(place, error), error)
-    return Series(name, color, sorted(points.items()), limit)
+    return Series(name, color, sorted(points.items()), limits)
 
 
 def _worse(a: float, b: float) -> float:
