@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import datetime
 import json
 import shlex
@@ -90,7 +91,7 @@ def _compare(args: argparse.Namespace) -> int:
     scenes = []
     with tqdm(total=0, unit="rung", desc="Ladder", disable=args.quiet or args.json, leave=False) as bar:
         for source in args.point_cloud:
-            rungs = [*ladder.record(source, lambda name: _step(bar, name)), *_of_scene(recorded, source)]
+            rungs = _named([*ladder.record(source, lambda name: _step(bar, name)), *_of_scene(recorded, source)])
             scene = scene_result(source.name, rungs, reader)
             if args.taps:
                 scene["checkpoints"] = ladder.checkpoints(source, layers, lambda name: _step(bar, name))
@@ -149,11 +150,30 @@ def _ladder(args: argparse.Namespace) -> Ladder:
 def _load(paths: Sequence[Path], scenes: Sequence[str]) -> list[Recording]:
     from runtime.rung import Recording
 
-    found = [Recording.load(path) for path in paths]
+    found = [_of_file(path, Recording.load(path)) for path in paths]
     for path, recording in zip(paths, found, strict=True):
         if (scene := recording.facts["scene"]) not in scenes:  # it would be left out without a word
             raise SceneError(f"{path}: was recorded of {scene!r}. Give that scene too: --point_cloud {scene}")
     return found
+
+
+def _of_file(path: Path, recording: Recording) -> Recording:
+    return dataclasses.replace(recording, facts=recording.facts | {"file": path.name})
+
+
+def _named(rungs: Sequence[Recording]) -> list[Recording]:
+    """No two of one name: of those from elsewhere the file's is added where the rung's is taken."""
+    found: dict[str, Recording] = {}
+    for rung in rungs:
+        name = rung.name
+        if name in found:
+            name = f"{name} ({rung.facts['file']})"
+        if name in found:
+            raise SceneError(
+                f"--against names two recordings {rung.facts['file']} of the rung {rung.name}. Rename one."
+            )
+        found[name] = dataclasses.replace(rung, facts=rung.facts | {"rung": name})
+    return [*found.values()]
 
 
 def _of_scene(recordings: Sequence[Recording], source: Path) -> Iterator[Recording]:

@@ -63,7 +63,8 @@ def compare(want: Recording, got: Recording, limits: Limits) -> tuple[list[Diffe
     if wrong := [name for name in SAME if want.facts.get(name) != got.facts.get(name)]:
         raise SceneError(
             f"{got.name}: its recording has another {wrong[0]} ({got.facts.get(wrong[0])}) than that of {want.name} "
-            f"({want.facts.get(wrong[0])}). Record both with one scene, one checkpoint and one mode."
+            f"({want.facts.get(wrong[0])}). Record both with one scene, one checkpoint and one mode; "
+            f"--no_cleanup with both or with none."
         )
     steps = min(len(want.arrays["forced.ids"]), len(got.arrays["forced.ids"]))
     if not np.array_equal(want.arrays["forced.ids"][:steps], got.arrays["forced.ids"][:steps]):

@@ -91,6 +91,20 @@ def test_refusals(
     assert sentence in capsys.readouterr().err
 
 
+def test_rungs_of_one_name_are_told_apart(
+    case: Exported, cloud: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rung, other = tmp_path / "rung.npz", tmp_path / "other" / "rung.npz"
+    fixed = ["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), "--output", str(rung)]
+    assert record([*fixed, *SHORT, "--backend", "onnxruntime", "--quiet"]) == 0
+    assert parity(arguments(case, cloud, "--backends", "onnxruntime", "--against", rung)) == 0
+    assert "  onnxruntime cpu (rung.npz): equal;" in capsys.readouterr().out
+    other.parent.mkdir()
+    other.write_bytes(rung.read_bytes())
+    assert parity(arguments(case, cloud, "--backends", "onnxruntime", "--against", rung, other)) == 2
+    assert "--against names two recordings rung.npz of the rung onnxruntime cpu" in capsys.readouterr().err
+
+
 def test_recordings_of_another_scene(
     case: Exported, cloud: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
