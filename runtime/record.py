@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from runtime.engines import BACKENDS
 from runtime.errors import SceneError
 from runtime.pipeline import Pipeline
 from runtime.rung import Plan, record_rung
+from runtime.rung.taps import record_taps
 from runtime.scene import Request
 
 EPILOG = """\
@@ -36,6 +38,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--backend", default=BACKENDS[0], choices=BACKENDS, help=f"(default: {BACKENDS[0]})")
     p.add_argument("--device", help="cpu, or cuda:N")
     p.add_argument("--rung", help="name of the rung (default: the back end and its device)")
+    p.add_argument("--taps", action="store_true",
+                   help="queries and keys of the prompt too; for bundles exported with --taps")  # fmt: skip
     p.add_argument("--no_cleanup", action="store_true", help="take the points as they are")
     p.add_argument("--forced_steps", type=int, default=Plan().forced_steps, help="(default: %(default)s)")
     p.add_argument("--free_tokens", type=int, default=Plan().free_tokens, help="(default: %(default)s)")
@@ -65,7 +69,11 @@ def _record(args: argparse.Namespace) -> int:
             print(f"note: {pipeline.note}", file=sys.stderr)
         rung = args.rung or rung_name(pipeline)
         plan = Plan(forced_steps=args.forced_steps, free_tokens=args.free_tokens)
-        recording = record_rung(pipeline, args.point_cloud, Request(clean_up=not args.no_cleanup), plan, rung)
+        request = Request(clean_up=not args.no_cleanup)
+        recording = record_rung(pipeline, args.point_cloud, request, plan, rung)
+        if args.taps:
+            taps = record_taps(pipeline, pipeline.prepare(args.point_cloud, request))
+            recording = dataclasses.replace(recording, arrays=recording.arrays | taps)
     recording.save(args.output)
     if args.json:
         print(json.dumps(recording.facts))

@@ -63,9 +63,16 @@ class Taps:
 
     @classmethod
     def of(cls, recording: Recording) -> Taps | None:
-        """The taps of a recording, or None where it was made without."""
-        has_taps = POINT_MASK in recording.arrays
-        return cls(recording.arrays, recording.facts["vlm_pe"] is not None) if has_taps else None
+        """The taps of a recording, or None where it was made without. Raises SceneError where some are missing."""
+        if POINT_MASK not in recording.arrays:
+            return None
+        taps = cls(recording.arrays, recording.facts.get("vlm_pe") is not None)
+        names = [f"tap{tap}.{kind}" for tap in TABLES for kind in ("cos", "sin")]
+        names += [f"tap{t}.{kind}.{layer}" for layer in taps.layers for t in (1, 9) for kind in ("query", "key")]
+        if not taps.layers or (missing := [name for name in names if name not in recording.arrays]):
+            lacking = "any layer" if not taps.layers else missing[0]
+            raise SceneError(f"{recording.name}: its recording has taps without {lacking}. Record it anew with --taps.")
+        return taps
 
     @property
     def layers(self) -> list[int]:

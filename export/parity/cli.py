@@ -94,7 +94,8 @@ def _compare(args: argparse.Namespace) -> int:
             rungs = _named([*ladder.record(source, lambda name: _step(bar, name)), *_of_scene(recorded, source)])
             scene = scene_result(source.name, rungs, reader)
             if args.taps:
-                scene["checkpoints"] = ladder.checkpoints(source, layers, lambda name: _step(bar, name))
+                elsewhere = [rung for rung in rungs if "file" in rung.facts]
+                scene["checkpoints"] = ladder.checkpoints(source, layers, elsewhere, lambda name: _step(bar, name))
             if args.bisect:
                 scene["bisection"] = ladder.bisection(source, lambda name: _step(bar, name))
             scenes.append(scene)
@@ -217,8 +218,7 @@ def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
             for rung in scene["rungs"]:
                 for line in _lines(rung):
                     print(f"  {line}")
-            if "checkpoints" in scene:
-                found = scene["checkpoints"]
+            for found in scene.get("checkpoints", []):
                 print(f"  checkpoints of {found['rung']}: {found['verdict']}; {found['reason']}")
             if "bisection" in scene:
                 print(f"  {scene['bisection']['precision']}: {scene['bisection']['reason']}")
@@ -250,7 +250,7 @@ def _without_differences(result: dict[str, Any]) -> dict[str, Any]:
     scenes = [
         scene
         | {"rungs": [rung | {k: short(rung[k]) for k in ("below", "reference")} for rung in scene["rungs"]]}
-        | ({"checkpoints": short(scene["checkpoints"])} if "checkpoints" in scene else {})
+        | ({"checkpoints": [short(found) for found in scene["checkpoints"]]} if "checkpoints" in scene else {})
         for scene in result["scenes"]
     ]
     return {**result, "scenes": scenes}

@@ -11,10 +11,10 @@ from typing import Any
 from export.checkpoint import Checkpoint
 from export.parity import BACKENDS
 from export.parity.bisect import bisect, bisection_to_json
-from export.parity.checkpoints import Taps, departure, describe
+from export.parity.checkpoints import CheckpointDifference, Taps, departure, describe
 from export.parity.compare import Difference
 from export.parity.geometry import GeometryDifference, LayoutReader
-from export.parity.limits import limits_of
+from export.parity.limits import Limits, limits_of
 from export.parity.modules_rung import record_modules, torch_pipeline
 from export.parity.reference_checkpoints import compare_with_reference
 from export.parity.reference_rung import record_reference
@@ -33,6 +33,7 @@ from runtime.rung import Plan, Recording, record_rung
 from runtime.rung.taps import record_taps
 from runtime.scene import Request
 
+TAPPED = ("onnxruntime", "onnxruntime-cuda")  # plans of TensorRT are of graphs without taps
 ORDER = (DIFFERENT, WITHIN, EQUAL)  # worst first
 Note = Callable[[str], None]  # called with the name of each rung when it begins
 
@@ -61,30 +62,35 @@ class Ladder:
         manifest = self.bundle.manifest
         return LayoutReader(Tokenizer.load(self.bundle.folder, manifest.prompt), manifest)
 
-    def checkpoints(self, source: Path, layers: Sequence[int], note: Note) -> dict[str, Any]:
-        """The nine checkpoints of the prefill graph against the literal reference's. Raises SceneError."""
+    def checkpoints(
+        self, source: Path, layers: Sequence[int], recorded: Iterable[Recording], note: Note
+    ) -> list[dict[str, Any]]:
+        """The nine checkpoints of each rung that shows them against the literal reference's. Raises SceneError.
+
+        Those are ONNX Runtime's, on the CPU where no other is asked for, and recordings that were made with --taps.
+        """
         assert self.checkpoint is not None, "the checkpoints are compared with the reference's"
-        note("checkpoints")
         attention = self.bundle.manifest.position.prefill_attention
-        reference = build_reference(self.checkpoint, prefill_attention=attention)
-        with with_taps(self.bundle, layers) as tapped, Pipeline(tapped, open_backend("onnxruntime")) as pipeline:
-            scene = pipeline.prepare(source, self.request)
-            taps = Taps(record_taps(pipeline, scene), self.bundle.manifest.position.vlm_pe is not None)
-        limits = limits_of(_facts(self.bundle))
-        differences = compare_with_reference(reference, scene, taps, limits)
-        first = departure(differences)
-        return {
-            "rung": "onnxruntime cpu",
-            "layers": list(layers),
-            "verdict": DIFFERENT
-            if first is not None
-            else EQUAL
-            if limits == limits_of({"precision": "fp32"})
-            else WITHIN,
-            "reason": describe(differences),
-            "departure": None if first is None else first.place,
-            "differences": [difference_to_json(difference) for difference in differences],
-        }
+        reference, found = build_reference(self.checkpoint, prefill_attention=attention), []
+        backends = [name for name in TAPPED if name in self.backends] or [TAPPED[0]]
+        for backend in backends:
+            device = self.device if backend.endswith("-cuda") else "cpu"
+            rung = f"onnxruntime {device.split(':')[0]}"
+            note(f"checkpoints of {rung}")
+            with (
+                with_taps(self.bundle, layers) as tapped,
+                Pipeline(tapped, open_backend("onnxruntime", device)) as pipeline,
+            ):
+                scene = pipeline.prepare(source, self.request)
+                taps = Taps(record_taps(pipeline, scene), self.bundle.manifest.position.vlm_pe is not None)
+            limits = limits_of(_facts(self.bundle))
+            found.append(checkpoints_to_json(rung, compare_with_reference(reference, scene, taps, limits), limits))
+        for recording in recorded:
+            if (given := Taps.of(recording)) is not None:
+                limits = limits_of(recording.facts)
+                differences = compare_with_reference(reference, scene, given, limits)
+                found.append(checkpoints_to_json(recording.name, differences, limits))
+        return found
 
     def check_bisection(self) -> None:
         """Raises SceneError for a bundle in float32."""
@@ -164,7 +170,7 @@ def verdict_of(scenes: Iterable[dict[str, Any]]) -> str:
     found = []
     for scene in scenes:
         found += [rung["reference"]["verdict"] for rung in scene["rungs"] if rung["reference"] is not None]
-        found += [scene["checkpoints"]["verdict"]] if "checkpoints" in scene else []
+        found += [checkpoints["verdict"] for checkpoints in scene.get("checkpoints", [])]
     return worst(found)
 
 
@@ -188,6 +194,20 @@ def geometry_to_json(geometry: GeometryDifference | None) -> dict[str, Any] | No
     if geometry is None:
         return None
     return {"verdict": geometry.verdict, "reason": geometry.reason, **dataclasses.asdict(geometry)}
+
+
+def checkpoints_to_json(rung: str, differences: Sequence[CheckpointDifference], limits: Limits) -> dict[str, Any]:
+    """Plain values: verdict, reason, and each checkpoint of each layer."""
+    first = departure(differences)
+    exact = limits == limits_of({"precision": "fp32"})
+    return {
+        "rung": rung,
+        "layers": sorted({difference.layer for difference in differences if difference.layer is not None}),
+        "verdict": DIFFERENT if first is not None else EQUAL if exact else WITHIN,
+        "reason": describe(differences),
+        "departure": None if first is None else first.place,
+        "differences": [difference_to_json(difference) for difference in differences],
+    }
 
 
 def difference_to_json(difference: Difference) -> dict[str, Any]:

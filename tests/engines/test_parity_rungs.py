@@ -43,12 +43,16 @@ def cuda_sessions(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> Iterator[Fak
 
     class Host:
         def synchronize(self) -> None:
-            """The rung on the CPU comes first, and waits for nobody."""
+            """A session on the CPU waits for nobody."""
 
     class Known(module.OrtCudaBackend):
         def __init__(self, device: int = 0) -> None:
             super().__init__(device)
             PLACES[:] = [self]
+
+        def close(self) -> None:
+            super().close()
+            PLACES[:] = [Host()]
 
     monkeypatch.setattr(module, "OrtCudaBackend", Known)
     PLACES[:] = [Host()]
@@ -68,10 +72,12 @@ def test_onnx_runtime_on_cuda_is_a_rung_of_its_own(
     code = parity([
         "--bundle", str(case.bundle.folder), "--model", str(case.checkpoint.folder), "--point_cloud", str(cloud),
         "--backends", "onnxruntime-cuda", "torch", "onnxruntime", "--device", "cuda:1", *SHORT, "--report", str(report),
+        "--taps", "all",
     ])  # fmt: skip
     assert code == 0
     said = capsys.readouterr().out
     assert "onnxruntime cuda: equal; all 5 greedy tokens are equal" in said
+    assert "checkpoints of onnxruntime cuda: equal; checkpoints 1, 2, 3, 4, 5, 6, 7, 8, 9 agree in 2 layers." in said
     rungs = rungs_of(report)
     assert [rung["rung"] for rung in rungs] == ["reference", "torch modules", "onnxruntime cpu", "onnxruntime cuda"]
     assert rungs[3]["below"]["against"] == "onnxruntime cpu"

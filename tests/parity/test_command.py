@@ -8,10 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from export.bundle import ExportOptions, write_bundle
 from export.parity.cli import main as parity
 from runtime.record import main as record
+from runtime.rung import Recording
 from tests.blocked import run_without
 from tests.exported import Export, Exported
+from tests.parity.reports import Page
 from tests.scenes import room
 
 SHORT = ("--forced_steps", "3", "--free_tokens", "5", "--no_cleanup")
@@ -89,6 +92,29 @@ def test_refusals(
 ) -> None:
     assert parity(arguments(case, cloud, *more)) == 2
     assert sentence in capsys.readouterr().err
+
+
+def test_the_nine_checkpoints_of_a_rung_from_elsewhere(
+    case: Exported, cloud: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bundle, rung, page = tmp_path / "bundle", tmp_path / "rung.npz", tmp_path / "parity.html"
+    write_bundle(case.checkpoint, bundle, ExportOptions(precision="fp16", max_length=1024, taps=(1,)))
+    there = ["--point_cloud", str(cloud), "--output", str(rung), *SHORT, "--backend", "onnxruntime", "--quiet"]
+    assert record(["--bundle", str(bundle), *there, "--rung", "robot", "--taps"]) == 0
+    assert parity(arguments(case, cloud, "--taps", "all", "--against", rung, "--report", page)) == 0
+    said = capsys.readouterr().out
+    assert "checkpoints of onnxruntime cpu: equal; checkpoints 1, 2, 3, 4, 5, 6, 7, 8, 9 agree in 2 layers." in said
+    assert "checkpoints of robot: equal within precision; " in said
+    assert "9 agree in 1 layer." in Page(page.read_text()).text
+    recording = Recording.load(rung)
+    del recording.arrays["tap9.key.1"]
+    recording.save(rung)
+    assert parity(arguments(case, cloud, "--taps", "all", "--against", rung)) == 2
+    assert "robot: its recording has taps without tap9.key.1. Record it anew with --taps." in capsys.readouterr().err
+    assert record(["--bundle", str(case.bundle.folder), *there, "--taps"]) == 2
+    assert "has no graph 'prefill.taps', which shows queries and keys. Export it again with --taps all." in (
+        capsys.readouterr().err
+    )
 
 
 def test_rungs_of_one_name_are_told_apart(

@@ -42,7 +42,7 @@ class SceneView:
     legend: list[tuple[str, int, str]]  # name, number of its colour, mark
     plots: list[Plot]
     layouts: list[tuple[str, Comparison]]  # rung, and a comparison whose texts have entities
-    checkpoints: Comparison | None  # of the rotation, where they were compared
+    checkpoints: list[Comparison]  # of the rotation, by rung, where they were compared
     bisection: dict[str, Any] | None  # of float32 islands, where they were sought
 
     def verdict_of(self, name: str) -> Verdict | None:
@@ -81,8 +81,8 @@ def page_view(result: dict[str, Any]) -> PageView:
 def _departures(scene: SceneView) -> list[Comparison]:
     """What a scene has to say in the header."""
     found = [departure for rung in scene.rungs if (departure := _departure(rung))]
-    wrong = scene.checkpoints if scene.checkpoints and scene.checkpoints["verdict"] == "different" else None
-    return found if wrong is None else [*found, wrong | {"against": "reference, checkpoints"}]
+    wrong = [checkpoints for checkpoints in scene.checkpoints if checkpoints["verdict"] == "different"]
+    return [*found, *(checkpoints | {"against": "reference, checkpoints"} for checkpoints in wrong)]
 
 
 def _departure(rung: RungView) -> Comparison | None:
@@ -95,9 +95,9 @@ def _departure(rung: RungView) -> Comparison | None:
 def _scene_view(scene: dict[str, Any], anchor: str, names: list[str]) -> SceneView:
     kinds = kinds_of(scene)
     rungs = [_rung_view(rung, kinds) for rung in scene["rungs"]]
-    checkpoints: Comparison | None = scene.get("checkpoints")
+    checkpoints: list[Comparison] = scene.get("checkpoints", [])
     words = [rung.verdict.word for rung in rungs if rung.verdict is not None]
-    verdict = worst_verdict(words if checkpoints is None else [*words, checkpoints["verdict"]])
+    verdict = worst_verdict([*words, *(found["verdict"] for found in checkpoints)])
     shown = [rung for rung in scene["rungs"] if comparisons(rung)]
     legend = [(rung["rung"], names.index(rung["rung"]), legend_mark(names.index(rung["rung"]))) for rung in shown]
     facts, plots = scene_facts(scene), _plots(scene["scene"], anchor, shown, names)
