@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from export.parity import BACKENDS
+from export.parity.console import lines, without_differences
 from runtime.door import guarded
 from runtime.errors import SceneError
 
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _compare(args: argparse.Namespace) -> int:
     _check(args)
-    from export.parity.ladder import scene_result, verdict_of, worst
+    from export.parity.results import scene_result, verdict_of
     from export.parity.verdict import DIFFERENT
     from export.passes.taps import named_layers
 
@@ -100,7 +101,7 @@ def _compare(args: argparse.Namespace) -> int:
                 scene["bisection"] = ladder.bisection(source, lambda name: _step(bar, name))
             scenes.append(scene)
     result: dict[str, Any] = {
-        "verdict": worst([verdict_of(scenes)]),
+        "verdict": verdict_of(scenes),
         "created_by": "spatiallm-export",
         "command": shlex.join(["python", "-m", "export.parity", *sys.argv[1:]]),
         "when": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -108,7 +109,10 @@ def _compare(args: argparse.Namespace) -> int:
     }
     if args.report:
         _write(args.report, result)
-    _print(args, result)
+    if args.json:
+        print(json.dumps(without_differences(result)))
+    elif not args.quiet:
+        print("\n".join(lines(result)))
     return EXIT_DIFFERENT if result["verdict"] == DIFFERENT else 0
 
 
@@ -207,50 +211,3 @@ def _write(path: Path, result: dict[str, Any]) -> None:
         raise SceneError(f"{path}: cannot be written ({error.strerror}). Choose another --report.") from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _print(args: argparse.Namespace, result: dict[str, Any]) -> None:
-    if args.json:
-        print(json.dumps(_without_differences(result)))
-    elif not args.quiet:
-        for scene in result["scenes"]:
-            print(f"{scene['scene']}")
-            for rung in scene["rungs"]:
-                for line in _lines(rung):
-                    print(f"  {line}")
-            for found in scene.get("checkpoints", []):
-                print(f"  checkpoints of {found['rung']}: {found['verdict']}; {found['reason']}")
-            if "bisection" in scene:
-                print(f"  {scene['bisection']['precision']}: {scene['bisection']['reason']}")
-        print(f"Verdict: {result['verdict']}.")
-
-
-def _lines(rung: dict[str, Any]) -> Iterator[str]:
-    """A rung in words: against the one below, and, where that is another, against the reference."""
-    below, reference = rung["below"], rung["reference"]
-    if reference is None:
-        yield f"{rung['rung']}: the reference"
-        return
-    yield f"{rung['rung']}: {reference['verdict']}; {reference['reason']}"
-    yield from _layout(reference)
-    if below["against"] != reference["against"]:
-        yield f"    against {below['against']}: {below['verdict']}; {below['reason']}"
-        yield from _layout(below)
-
-
-def _layout(comparison: dict[str, Any]) -> Iterator[str]:
-    if (geometry := comparison["geometry"]) is not None:
-        yield f"    layout: {geometry['verdict']}; {geometry['reason']}"
-
-
-def _without_differences(result: dict[str, Any]) -> dict[str, Any]:
-    def short(comparison: dict[str, Any] | None) -> dict[str, Any] | None:
-        return None if comparison is None else {k: v for k, v in comparison.items() if k != "differences"}
-
-    scenes = [
-        scene
-        | {"rungs": [rung | {k: short(rung[k]) for k in ("below", "reference")} for rung in scene["rungs"]]}
-        | ({"checkpoints": [short(found) for found in scene["checkpoints"]]} if "checkpoints" in scene else {})
-        for scene in result["scenes"]
-    ]
-    return {**result, "scenes": scenes}

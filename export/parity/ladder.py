@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +10,15 @@ from typing import Any
 from export.checkpoint import Checkpoint
 from export.parity import BACKENDS
 from export.parity.bisect import bisect, bisection_to_json
-from export.parity.checkpoints import CheckpointDifference, Taps, departure, describe
-from export.parity.compare import Difference
-from export.parity.geometry import GeometryDifference, LayoutReader
-from export.parity.limits import Limits, limits_of
+from export.parity.checkpoints import Taps
+from export.parity.geometry import LayoutReader
+from export.parity.limits import limits_of
 from export.parity.modules_rung import record_modules, torch_pipeline
 from export.parity.reference_checkpoints import compare_with_reference
 from export.parity.reference_rung import record_reference
+from export.parity.results import checkpoints_to_json
 from export.parity.rounding import DTYPES
 from export.parity.tapping import with_taps
-from export.parity.verdict import DIFFERENT, EQUAL, WITHIN, Comparison, judge
 from export.reference import build_reference
 from runtime.arrays import Array
 from runtime.bundle import Bundle
@@ -34,7 +32,6 @@ from runtime.rung.taps import record_taps
 from runtime.scene import Request
 
 TAPPED = ("onnxruntime", "onnxruntime-cuda")  # plans of TensorRT are of graphs without taps
-ORDER = (DIFFERENT, WITHIN, EQUAL)  # worst first
 Note = Callable[[str], None]  # called with the name of each rung when it begins
 
 
@@ -134,85 +131,6 @@ class Ladder:
         note(rung)
         with Pipeline.load(self.bundle.folder, backend=name, device=device) as pipeline:
             return record_rung(pipeline, source, self.request, self.plan, rung)
-
-
-def scene_result(scene: str, recordings: Iterable[Recording], reader: LayoutReader) -> dict[str, Any]:
-    """The comparisons of one scene's rungs: each with the one below it and with the lowest. Raises SceneError."""
-
-    def against(other: Recording | None, recording: Recording) -> dict[str, Any] | None:
-        if other is None:
-            return None
-        return to_json(judge(other, recording)) | {"geometry": geometry_to_json(reader.compare(other, recording))}
-
-    rungs: list[dict[str, Any]] = []
-    lowest: Recording | None = None
-    below: Recording | None = None
-    for recording in recordings:
-        rungs.append(
-            {
-                "rung": recording.name,
-                "facts": recording.facts,
-                "below": against(below, recording),
-                "reference": against(lowest, recording),
-            }
-        )
-        lowest, below = lowest or recording, recording
-    return {"scene": scene, "rungs": rungs}
-
-
-def worst(verdicts: Iterable[str]) -> str:
-    """The verdict over several; "equal" for none."""
-    return min(verdicts, key=ORDER.index, default=EQUAL)
-
-
-def verdict_of(scenes: Iterable[dict[str, Any]]) -> str:
-    """Of all rungs against the reference, and of the checkpoints where they were compared."""
-    found = []
-    for scene in scenes:
-        found += [rung["reference"]["verdict"] for rung in scene["rungs"] if rung["reference"] is not None]
-        found += [checkpoints["verdict"] for checkpoints in scene.get("checkpoints", [])]
-    return worst(found)
-
-
-def to_json(comparison: Comparison) -> dict[str, Any]:
-    """Plain values."""
-    first, tokens = comparison.departure, comparison.tokens
-    return {
-        "rung": comparison.rung,
-        "against": comparison.against,
-        "verdict": comparison.verdict,
-        "reason": comparison.reason,
-        "why": comparison.limits.why,
-        "departure": None if first is None else first.place,
-        "tokens": {**dataclasses.asdict(tokens), "coin_toss": tokens.coin_toss},
-        "differences": [difference_to_json(difference) for difference in comparison.differences],
-    }
-
-
-def geometry_to_json(geometry: GeometryDifference | None) -> dict[str, Any] | None:
-    """Plain values; None where no text has an entity."""
-    if geometry is None:
-        return None
-    return {"verdict": geometry.verdict, "reason": geometry.reason, **dataclasses.asdict(geometry)}
-
-
-def checkpoints_to_json(rung: str, differences: Sequence[CheckpointDifference], limits: Limits) -> dict[str, Any]:
-    """Plain values: verdict, reason, and each checkpoint of each layer."""
-    first = departure(differences)
-    exact = limits == limits_of({"precision": "fp32"})
-    return {
-        "rung": rung,
-        "layers": sorted({difference.layer for difference in differences if difference.layer is not None}),
-        "verdict": DIFFERENT if first is not None else EQUAL if exact else WITHIN,
-        "reason": describe(differences),
-        "departure": None if first is None else first.place,
-        "differences": [difference_to_json(difference) for difference in differences],
-    }
-
-
-def difference_to_json(difference: Difference) -> dict[str, Any]:
-    """Plain values."""
-    return {**dataclasses.asdict(difference), "place": difference.place, "within": difference.within}
 
 
 def _facts(bundle: Bundle) -> dict[str, object]:
