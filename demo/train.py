@@ -35,7 +35,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--minutes", type=float, default=10.0, help="length of the schedule (default: 10)")
     p.add_argument("--steps", type=int, help="length of the schedule in steps, in place of --minutes")
     p.add_argument("--stop_after", type=float, metavar="MINUTES", help="save the state and stop; run again to go on")
-    p.add_argument("--batch_size", type=int, default=48, help="rooms of a step on each GPU (default: 48)")
+    p.add_argument("--batch_size", type=int, default=32, help="rooms of a step on each GPU (default: 32)")
+    p.add_argument("--points", type=int, default=6500, help="points of a thinned scan (default: 6500)")
+    p.add_argument("--whole_from", type=float, default=0.75, help="from here on scans are whole (default: 0.75)")
+    p.add_argument("--hints", type=float, default=1.0, help="weight of what voxels should see (default: 1)")
     p.add_argument("--learning_rate", type=float, default=1e-3)
     p.add_argument("--validate_every", type=int, default=500, metavar="STEPS")
     p.add_argument("--seed", type=int, default=0)
@@ -63,7 +66,10 @@ def main(arguments: list[str] | None = None) -> int:
         steps=args.steps,
         stop_after=args.stop_after,
         batch_size=args.batch_size,
+        points=args.points,
+        whole_from=args.whole_from,
         learning_rate=args.learning_rate,
+        hints=args.hints,
         validate_every=args.validate_every,
         seed=args.seed,
     )

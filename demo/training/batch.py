@@ -14,15 +14,16 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from demo.training.geometry import Geometry, geometry, voxelize
+from demo.training.hints import Hints, find_hints
 from demo.training.language import Tables, normalized, rotary_tables
 from demo.training.pack import SYMMETRIES, UNIT
 from demo.training.prompts import DROPPED, Prompts
 from demo.training.store import RoomStore
 from runtime.manifest import EncoderSpec, PositionSpec
 
-THINNED = (0.6, 1.0)  # share of a scan's points that are kept
 JITTER = 0.003  # metres
 TINT = 0.06  # of a colour's value: brightness and each channel, once a scene
+THINNED = 0.7  # a scan keeps at least this share of the points that it may keep
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,42 +36,55 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """T tokens that the model has to say, of all sequences: what they are, what stands before each, and where that
+    stands in the flattened B * S; a weight of 0 leaves a token out."""
+
+    before: Tensor  # [T]
+    previous: Tensor  # [T]
+    target: Tensor  # [T]
+    weight: Tensor  # [T] float32
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
-    """Sequences [B, S] of prompt, point tokens and answer, filled up on the right."""
+    """Sequences [B, S] of prompt, point tokens and answer, filled up on the right; the scenes of their point tokens."""
 
     features: Tensor  # [N0, 6]
     geometry: Geometry
     input_ids: Tensor  # [B, S]
-    at_point: Tensor  # [B, S] bool
-    answer: Tensor  # [B, S] bool: tokens that the model has to say
+    place: Tensor  # [P], where each point token stands in the flattened B * S
     lengths: Tensor  # [B]
     tables: Tables
+    answers: Answers
+    hints: Hints
 
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """Makes batches of a store's rooms. With `chance` scans are varied, without they are what they are."""
+    """Makes batches of a store's rooms. With `chance` scans are varied and thinned to about `points` points a scene,
+    without they are what they are."""
 
     store: RoomStore
     prompts: Prompts
     encoder: EncoderSpec
     position: PositionSpec
     chance: torch.Generator | None = None
+    points: int | None = None
 
     def batch(self, questions: Sequence[Question], *, answers: bool = True) -> Batch:
         """Rooms as one batch; without `answers` sequences end where the answer begins."""
         features, shape = self._voxels(questions)
-        sequences = _Sequences()
+        sequences = _Sequences(self.prompts.point_token)
         for question, count in zip(questions, shape.counts.tolist(), strict=True):
             before, after = self.prompts.halves(question.kind)
             layout = self.store.answers[question.room][question.symmetry]
             sequences.add(before, count, after, self.prompts.answer(layout, question.kind) if answers else [])
-        input_ids, at_point, answer, lengths = sequences.padded(self.prompts.point_token, features.device)
-        coords = torch.zeros(*at_point.shape, 3, device=features.device)
-        coords = coords.masked_scatter(at_point[..., None], normalized(shape.coords, shape.scene, len(questions)))
-        positions = torch.arange(at_point.shape[1], device=features.device)
-        tables = rotary_tables(positions, coords, at_point, self.position)
-        return Batch(features, shape, input_ids, at_point, answer, lengths, tables)
+        input_ids, place, lengths, said = sequences.padded(features.device)
+        coords = normalized(shape.last.coords, shape.last.scene, len(questions))
+        tables = _tables(input_ids, place, coords, self.position)
+        entities = self.store.entities_of([(question.room, question.symmetry) for question in questions])
+        return Batch(features, shape, input_ids, place, lengths, tables, said, find_hints(shape, entities))
 
     def _voxels(self, questions: Sequence[Question]) -> tuple[Tensor, Geometry]:
         """Features [N0, 6] and geometry of all scenes."""
@@ -80,7 +94,9 @@ class Maker:
         points = turned(points, scene, extent, [question.symmetry for question in questions]).double() * UNIT
         color = colors.float()
         if self.chance is not None:
-            points, color, scene = _varied(points, color, scene, len(rooms), self.chance)
+            keep = _kept(scene, len(rooms), self.points, self.chance)
+            points, color, scene = points[keep], color[keep], scene[keep]
+            points, color = _varied(points, color, scene, len(rooms), self.chance)
         rows, grid = voxelize(points, scene, self.encoder.num_bins)
         coords, scene = points[rows].float(), scene[rows]
         features = torch.cat([coords, color[rows] / 127.5 - 1], dim=1)
@@ -103,39 +119,54 @@ def turned(points: Tensor, scene: Tensor, extent: Tensor, symmetries: Sequence[i
     return torch.stack([x, y, z], dim=1)
 
 
+def _kept(scene: Tensor, scenes: int, points: int | None, chance: torch.Generator) -> Tensor:
+    """Which points stay [N] bool: a share of each scene, at most what leaves about `points`."""
+    share = torch.empty(scenes, device=scene.device).uniform_(THINNED, 1, generator=chance)
+    if points is not None:
+        share = share * (points / torch.bincount(scene, minlength=scenes)).clamp(max=1)
+    return torch.empty(len(scene), device=scene.device).uniform_(generator=chance) < share[scene]
+
+
 def _varied(
     points: Tensor, color: Tensor, scene: Tensor, scenes: int, chance: torch.Generator
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Thinner, with noise, in another light. Points are clipped at the corner, from which the answer counts."""
-
-    def uniform(low: float, high: float, *shape: int) -> Tensor:
-        return torch.empty(shape, device=points.device).uniform_(low, high, generator=chance)
-
-    keep = uniform(0, 1, len(points)) < uniform(*THINNED, scenes)[scene]
-    points, color, scene = points[keep], color[keep], scene[keep]
+) -> tuple[Tensor, Tensor]:
+    """With noise, in another light. Points are clipped at the corner, from which the answer counts."""
     noise = torch.randn(points.shape, device=points.device, generator=chance) * JITTER
-    tint = 1 + uniform(-TINT, TINT, scenes, 3) + uniform(-TINT, TINT, scenes, 1)
-    return (points + noise).clamp_(min=0), (color * tint[scene]).clamp_(0, 255), scene
+    tints = torch.empty(scenes, 4, device=points.device).uniform_(-TINT, TINT, generator=chance)
+    tint = 1 + tints[:, :3] + tints[:, 3:]
+    return (points + noise).clamp_(min=0), (color * tint[scene]).clamp_(0, 255)
+
+
+def _tables(input_ids: Tensor, place: Tensor, coords: Tensor, position: PositionSpec) -> Tables:
+    batch, length = input_ids.shape
+    at_point = torch.zeros(batch * length, dtype=torch.bool, device=place.device).index_fill_(0, place, True)
+    spread = coords.new_zeros(batch * length, 3).index_copy_(0, place, coords)
+    positions = torch.arange(length, device=place.device)
+    return rotary_tables(positions, spread.view(batch, length, 3), at_point.view(batch, length), position)
 
 
 class _Sequences:
     """Collects sequences on the host and sends them to the device at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, point_token: int) -> None:
+        self._point_token = point_token
         self._ids: list[Tensor] = []
         self._spans: list[tuple[int, int, int]] = []  # first point, end of points, first token of the answer
 
     def add(self, before: list[int], points: int, after: list[int], answer: list[int]) -> None:
-        ids = [*before, *[-1] * points, *after, *answer]
+        ids = [*before, *[self._point_token] * points, *after, *answer]
         self._ids.append(torch.tensor(ids))
         self._spans.append((len(before), len(before) + points, len(ids) - len(answer)))
 
-    def padded(self, point_token: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """input_ids, at_point, answer [B, S] and lengths [B]."""
+    def padded(self, device: torch.device) -> tuple[Tensor, Tensor, Tensor, Answers]:
+        """input_ids [B, S], place [P], lengths [B] and the answers."""
         lengths = torch.tensor([len(ids) for ids in self._ids])
         ids = pad_sequence(self._ids, batch_first=True, padding_value=DROPPED)
         column, span = torch.arange(ids.shape[1])[None], torch.tensor(self._spans)
-        answer = (column >= span[:, 2:]) & (column < lengths[:, None])
-        at_point = ids < 0
-        ids = ids.masked_fill(at_point, point_token)
-        return ids.to(device), at_point.to(device), answer.to(device), lengths.to(device)
+        at_point = (column >= span[:, :1]) & (column < span[:, 1:2])
+        said = ((column >= span[:, 2:]) & (column < lengths[:, None])).flatten().nonzero()[:, 0]
+        flat = ids.flatten()
+        answers = Answers(said - 1, flat[said - 1], flat[said], torch.ones(len(said)))
+        place = at_point.flatten().nonzero()[:, 0]
+        moved = Answers(*(getattr(answers, name).to(device) for name in ("before", "previous", "target", "weight")))
+        return ids.to(device), place.to(device), lengths.to(device), moved

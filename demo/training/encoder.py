@@ -20,14 +20,21 @@ from export.modules import encoder as clean
 
 def encode(encoder: clean.Encoder, features: Tensor, geometry: Geometry) -> Tensor:
     """Point tokens [P, hidden_size] of all scenes, from features [N0, 6] in the order of the geometry's voxels."""
+    return encode_stages(encoder, features, geometry)[0]
+
+
+def encode_stages(encoder: clean.Encoder, features: Tensor, geometry: Geometry) -> tuple[Tensor, list[Tensor]]:
+    """Point tokens, and the features [N, C] that leave each stage."""
     x = gelu(encoder.stem_norm(encoder.stem(features)))
     children: Tensor | None = None
+    left: list[Tensor] = []
     for stage, tables in zip(encoder.stages, geometry.stages, strict=True):
         x = _stage(cast(clean.Stage, stage), x, tables, children)
         children = tables.children
+        left.append(x)
     encoding = clean.fourier_features(geometry.grid, encoder.cells)
     tokens: Tensor = encoder.projector(encoder.input_proj(torch.cat([x.float(), encoding], dim=-1)))
-    return tokens
+    return tokens, left
 
 
 def _stage(stage: clean.Stage, x: Tensor, tables: Stage, children: Tensor | None) -> Tensor:

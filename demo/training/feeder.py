@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import queue
 import random
 import threading
@@ -11,20 +10,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from demo.training.batch import Batch, Maker, Question
 from demo.training.pack import SYMMETRIES
+from demo.training.padding import Caps, fill_up, fits
+from demo.training.step import tensors_of
 
 KINDS = ("all",) * 8 + ("arch", "object")
 AHEAD = 3
 
 
 class Feeder:
-    """An endless stream of random batches: the same for the same seed, whatever is trained on them."""
+    """An endless stream of random batches: the same for the same seed, whatever is trained on them.
 
-    def __init__(self, maker: Maker, size: int, seed: int) -> None:
-        self._maker, self._size = maker, size
+    With `caps` they are filled up to one size; the few that are larger are left out.
+    """
+
+    def __init__(self, maker: Maker, size: int, seed: int, caps: Caps | None = None) -> None:
+        self._maker, self._size, self._caps = maker, size, caps
         self._random = random.Random(seed)
         self._queue: queue.Queue[tuple[Batch, Any] | BaseException] = queue.Queue(AHEAD)
         self._stopped = threading.Event()
@@ -39,27 +42,28 @@ class Feeder:
             batch, event = item
             if event is not None:
                 torch.cuda.current_stream().wait_event(event)
-                for tensor in _tensors(batch):
+                for tensor in tensors_of(batch):
                     tensor.record_stream(torch.cuda.current_stream())
             yield batch
 
     def close(self) -> None:
         """Stop the thread."""
         self._stopped.set()
-        while self._thread.is_alive():
-            with contextlib.suppress(queue.Empty):
-                self._queue.get(timeout=0.1)
+        self._thread.join()
 
-    def _questions(self) -> list[Question]:
-        chance, rooms = self._random, len(self._maker.store)
-        return [
-            Question(
-                room=chance.randrange(rooms),
-                symmetry=chance.randrange(len(SYMMETRIES)),
-                kind=chance.choice(KINDS),
-            )
-            for _ in range(self._size)
-        ]
+    def _put(self, item: tuple[Batch, Any] | BaseException) -> None:
+        while not self._stopped.is_set():
+            with contextlib.suppress(queue.Full):
+                self._queue.put(item, timeout=0.1)
+                return
+
+    def _make(self) -> Batch:
+        while True:
+            batch = self._maker.batch(random_questions(self._random, len(self._maker.store), self._size))
+            if self._caps is None:
+                return batch
+            if fits(batch, self._caps):
+                return fill_up(batch, self._caps)
 
     def _run(self) -> None:
         device = self._maker.store.device
@@ -67,23 +71,20 @@ class Feeder:
         try:
             while not self._stopped.is_set():
                 if stream is None:
-                    self._queue.put((self._maker.batch(self._questions()), None))
+                    self._put((self._make(), None))
                     continue
                 with torch.cuda.device(device), torch.cuda.stream(stream):
-                    batch = self._maker.batch(self._questions())
+                    batch = self._make()
                     event = torch.cuda.Event()
                     event.record(stream)
-                self._queue.put((batch, event))
+                self._put((batch, event))
         except BaseException as error:  # it belongs to the thread that waits for the next batch
-            self._queue.put(error)
+            self._put(error)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif dataclasses.is_dataclass(value):
-        for field in dataclasses.fields(value):
-            yield from _tensors(getattr(value, field.name))
-    elif isinstance(value, dict | list | tuple):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _tensors(item)
+def random_questions(chance: random.Random, rooms: int, size: int) -> list[Question]:
+    """Rooms, symmetries and kinds drawn at random."""
+    return [
+        Question(room=chance.randrange(rooms), symmetry=chance.randrange(len(SYMMETRIES)), kind=chance.choice(KINDS))
+        for _ in range(size)
+    ]

@@ -8,8 +8,8 @@ A scene at a time on the CPU takes 0.3 s; here a batch of 32 takes a few millise
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cache
 from itertools import product
 
 import torch
@@ -20,6 +20,7 @@ from runtime.points.sampling import WORLD_SIZE
 
 MARGIN = 2  # cells kept free around a scene's box, so that a neighbour's key never reaches another scene
 SPAN = 1 << 11  # cells per axis that a key has room for
+TABULATED = 6  # bits of an axis for which Hilbert codes are looked up; 300,000 cells
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,22 +34,32 @@ class Patches:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """neighbours [N, 27], N where a cell is empty; patches by slot; children [M, stride**3] of the next stage's M."""
+    """N voxels of all scenes.
 
+    coords float32 [N, 3] in metres, scene [N]; neighbours [N, 27], N where a cell is empty; patches by slot; children
+    [M, stride**3] of the next stage's M voxels, and parent [N], the voxel of the next stage that each belongs to.
+    """
+
+    coords: Tensor
+    scene: Tensor
     neighbours: Tensor
     patches: dict[int, Patches]
-    children: Tensor | None
+    children: Tensor | None = None
+    parent: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """All stages, and of the last one: grid [P, 3], coords [P, 3] in metres, scene [P], counts [B]."""
+    """All stages, and of the last one grid [P, 3] and counts [B], voxels of each scene."""
 
     stages: list[Stage]
     grid: Tensor
-    coords: Tensor
-    scene: Tensor
     counts: Tensor
+
+    @property
+    def last(self) -> Stage:
+        """The stage whose voxels are the point tokens."""
+        return self.stages[-1]
 
 
 def voxelize(points: Tensor, scene: Tensor, num_bins: int) -> tuple[Tensor, Tensor]:
@@ -70,15 +81,19 @@ def geometry(grid: Tensor, coords: Tensor, scene: Tensor, scenes: int, spec: Enc
     """Geometry of voxels [N, 3] sorted by scene and x, y, z; coords float32 [N, 3]; scene [N] in 0 .. scenes - 1."""
     stages: list[Stage] = []
     for stage in range(spec.stages):
-        patches = dict(_patches(grid, scene, scenes, spec, stage))
-        around = neighbours(grid, scene)
-        children = None
+        slots = {
+            slot: attention_patches(
+                curve_codes(grid, scene, scenes, spec.order[slot]), scene, scenes, spec.patch_sizes[stage]
+            )
+            for slot in spec.slots(stage)
+        }
+        own = Stage(coords, scene, neighbours(grid, scene), slots)
         if stage < spec.stages - 1:
-            children, counts, grid, next_scene = pool(grid, scene, spec.stride[stage])
-            coords = _means(coords, children, counts)
-            scene = next_scene
-        stages.append(Stage(around, patches, children))
-    return Geometry(stages, grid, coords, scene, torch.bincount(scene, minlength=scenes))
+            joined = pool(grid, scene, spec.stride[stage])
+            own = replace(own, children=joined.children, parent=joined.parent)
+            grid, coords, scene = joined.grid, _means(coords, joined.children, joined.counts), joined.scene
+        stages.append(own)
+    return Geometry(stages, grid, torch.bincount(scene, minlength=scenes))
 
 
 def neighbours(grid: Tensor, scene: Tensor) -> Tensor:
@@ -90,13 +105,27 @@ def neighbours(grid: Tensor, scene: Tensor) -> Tensor:
     return torch.where(keys[place] == wanted, place, len(keys))
 
 
-def pool(grid: Tensor, scene: Tensor, stride: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(children [M, stride**3], counts [M], grid [M, 3], scene [M]); a missing child repeats the last real one."""
+@dataclass(frozen=True, slots=True)
+class Pooling:
+    """M coarse voxels: children [M, stride**3], where a missing one repeats the last real one, and their counts [M];
+    grid [M, 3], scene [M]; parent [N] of each fine voxel."""
+
+    children: Tensor
+    counts: Tensor
+    grid: Tensor
+    scene: Tensor
+    parent: Tensor
+
+
+def pool(grid: Tensor, scene: Tensor, stride: int) -> Pooling:
+    """Join voxels [N, 3] of a scene whose coordinates agree after division by `stride`."""
     cells = grid // stride
     order, starts, counts = _groups(_keys(cells, scene))
     slot = torch.minimum(torch.arange(stride**3, device=grid.device), counts[:, None] - 1)
-    first = order[starts]
-    return order[starts[:, None] + slot], counts, cells[first], scene[first]
+    first, groups = order[starts], torch.arange(len(starts), device=grid.device)
+    parent = torch.empty_like(order)
+    parent[order] = torch.repeat_interleave(groups, counts, output_size=len(order))
+    return Pooling(order[starts[:, None] + slot], counts, cells[first], scene[first], parent)
 
 
 def curve_codes(grid: Tensor, scene: Tensor, scenes: int, curve: str) -> Tensor:
@@ -109,13 +138,10 @@ def curve_codes(grid: Tensor, scene: Tensor, scenes: int, curve: str) -> Tensor:
     largest = torch.zeros(scenes, dtype=torch.long, device=grid.device)
     largest.scatter_reduce_(0, scene, grid.amax(dim=1) + 1, "amax")
     depth = (torch.log2(largest.double()).floor().long() + 1)[scene]  # bits of the largest coordinate plus one
-    return _hilbert([x, y, z], depth)
-
-
-def _patches(grid: Tensor, scene: Tensor, scenes: int, spec: EncoderSpec, stage: int) -> Iterator[tuple[int, Patches]]:
-    for slot in spec.slots(stage):
-        codes = curve_codes(grid, scene, scenes, spec.order[slot])
-        yield slot, attention_patches(codes, scene, scenes, spec.patch_sizes[stage])
+    if int(depth.max()) > TABULATED:
+        return _hilbert([x, y, z], depth)
+    codes, starts = _hilbert_tables(grid.device)
+    return codes[starts[depth] + (((x << depth) + y) << depth) + z]
 
 
 def attention_patches(codes: Tensor, scene: Tensor, scenes: int, patch_size: int) -> Patches:
@@ -170,6 +196,18 @@ def _spread(value: Tensor) -> Tensor:
     value = (value | value << 8) & 0x300F00F
     value = (value | value << 4) & 0x30C30C3
     return (value | value << 2) & 0x9249249
+
+
+@cache
+def _hilbert_tables(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Codes of every cell for each depth up to TABULATED, and where a depth's codes start: one read for a voxel."""
+    tables = [torch.zeros(1, dtype=torch.long, device=device)]
+    for depth in range(1, TABULATED + 1):
+        cell = torch.arange(1 << 3 * depth, device=device)
+        low = (1 << depth) - 1
+        tables.append(_hilbert([cell >> 2 * depth, cell >> depth & low, cell & low], torch.full_like(cell, depth)))
+    sizes = torch.tensor([len(table) for table in tables], device=device)
+    return torch.cat(tables), sizes.cumsum(0) - sizes
 
 
 def _hilbert(axes: list[Tensor], depth: Tensor) -> Tensor:

@@ -51,10 +51,14 @@ def normalized(coords: Tensor, scene: Tensor, scenes: int) -> Tensor:
     return (coords - low[scene]) / scale[scene]
 
 
-def embed(model: LanguageModel, input_ids: Tensor, at_point: Tensor, points: Tensor) -> Tensor:
-    """[B, S, C]: ids [B, S] embedded, the points [P, C] of all scenes where `at_point` is true, in their order."""
-    hidden = embedding(input_ids, model.embed_tokens)
-    return hidden.masked_scatter(at_point[..., None], points.to(hidden.dtype))
+def embed(model: LanguageModel, input_ids: Tensor, place: Tensor, points: Tensor) -> Tensor:
+    """[B, S, C]: ids [B, S] embedded, and points [P, C] where `place` [P] says in the flattened B * S.
+
+    A place of B * S is nowhere: such a point is left out.
+    """
+    hidden = embedding(input_ids, model.embed_tokens).flatten(0, 1)
+    room = torch.cat([hidden, hidden.new_zeros(1, hidden.shape[1])])
+    return room.index_copy(0, place, points.to(hidden.dtype))[:-1].view(*input_ids.shape, -1)
 
 
 def hidden_states(model: LanguageModel, hidden: Tensor, tables: Tables) -> Tensor:

@@ -25,18 +25,17 @@ class Loss:
         self._counted = torch.zeros(vocabulary, dtype=torch.bool, device=device)
         self._counted[[token(name) for name in COUNTED]] = True
 
-    def __call__(self, model: DemoModel, batch: Batch) -> tuple[Tensor, Tensor]:
+    def __call__(self, model: DemoModel, batch: Batch, points: Tensor) -> tuple[Tensor, Tensor]:
         """(what is minimized, plain cross entropy), means over the answers' tokens."""
-        before = model.states(batch)[:, :-1]
-        said = batch.answer[:, 1:]
-        logits = model.language_model.logits(before[said])  # [T, V]
-        target, previous = batch.input_ids[:, 1:][said], batch.input_ids[:, :-1][said]
-        log = torch.log_softmax(logits.float(), dim=-1)
-        exact = log.gather(1, target[:, None])[:, 0]
-        number = self._numbers[target]
-        is_length = (number >= 0) & ~self._counted[previous]
+        said = batch.answers
+        states = model.states(batch, points).flatten(0, 1).index_select(0, said.before)
+        log = torch.log_softmax(model.language_model.logits(states).float(), dim=-1)  # [T, V]
+        exact = log.gather(1, said.target[:, None])[:, 0]
+        number = self._numbers[said.target]
+        is_length = (number >= 0) & ~self._counted[said.previous]
         shared = exact * (1 - sum(BESIDE.values()))
         for step, share in BESIDE.items():
             beside = self._ids[(number + step).clamp(0, NUM_BINS - 1)]
             shared = shared + share * log.gather(1, beside[:, None])[:, 0]
-        return -torch.where(is_length, shared, exact).mean(), -exact.detach().mean()
+        weight = said.weight / said.weight.sum()
+        return -(torch.where(is_length, shared, exact) * weight).sum(), -(exact.detach() * weight).sum()

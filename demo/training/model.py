@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from demo.training.batch import Batch
 from demo.training.config import write_config
-from demo.training.encoder import encode
+from demo.training.encoder import encode_stages
 from demo.training.language import embed, hidden_states
 from export.checkpoint import expected_tensors
 from export.checkpoint.config import ModelConfig
@@ -20,6 +20,7 @@ from export.modules import Encoder, LanguageModel
 from export.rope import position_spec
 
 NEIGHBOURS = 9  # of 27 voxels around one on a surface, about so many are occupied
+STEM = "point_backbone.embedding.stem.linear.weight"
 EMBEDDING_STD = 0.05  # logits begin below 1, since the last norm gives states of length 16
 
 
@@ -34,14 +35,17 @@ class DemoModel(nn.Module):
         self.language_model = LanguageModel(config, tensors.__getitem__)
         self.requires_grad_(True)
 
-    def states(self, batch: Batch) -> Tensor:
-        """Hidden states [B, S, C] of a batch's sequences."""
-        return hidden_states(self.language_model, self.embeds(batch), batch.tables)
+    def see(self, batch: Batch) -> tuple[Tensor, list[Tensor]]:
+        """Point tokens [P, C] of a batch, and what leaves each stage of the encoder."""
+        return encode_stages(self.encoder, batch.features, batch.geometry)
 
-    def embeds(self, batch: Batch) -> Tensor:
+    def states(self, batch: Batch, points: Tensor) -> Tensor:
+        """Hidden states [B, S, C] of a batch's sequences over its point tokens."""
+        return hidden_states(self.language_model, self.embeds(batch, points), batch.tables)
+
+    def embeds(self, batch: Batch, points: Tensor) -> Tensor:
         """What the language model reads: ids embedded, point tokens in their places; [B, S, C]."""
-        points = encode(self.encoder, batch.features, batch.geometry)
-        return embed(self.language_model, batch.input_ids, batch.at_point, points)
+        return embed(self.language_model, batch.input_ids, batch.place, points)
 
     def save(self, folder: Path, mode: str) -> Path:
         """Write a checkpoint directory that `export_model.py` reads: half precision, as it is shipped."""
@@ -74,12 +78,8 @@ def _initial(name: str, shape: Shape, layers: int, generator: torch.Generator) -
         return torch.ones(shape) if name.endswith("weight") else torch.zeros(shape)
     fan_in = NEIGHBOURS * shape[-1] if len(shape) == 5 else shape[-1]
     std = 1 / math.sqrt(fan_in)
+    if name == STEM:  # metres up to ten, colours within 1: both should be heard
+        return torch.randn(shape, generator=generator) * torch.tensor([0.15, 0.15, 0.3, 0.7, 0.7, 0.7])
     if name.endswith(("o_proj.weight", "down_proj.weight")):  # branches that are added to the residual stream
         std /= math.sqrt(2 * layers)
     return torch.randn(shape, generator=generator) * std
-
-
-def decayed(model: DemoModel) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Parameters with and without weight decay: matrices, and the rest."""
-    parameters = list(dict.fromkeys(model.parameters()))
-    return [p for p in parameters if p.dim() > 1], [p for p in parameters if p.dim() <= 1]

@@ -17,6 +17,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from demo.rooms import Scan, make_scan, transform
+from demo.training.entities import FIELDS, entity_rows
 from demo.training.prompts import Prompts
 from demo.training.tokens import NUM_BINS
 from runtime.arrays import Array
@@ -33,12 +34,14 @@ _PROMPTS: list[Prompts] = []  # one for each worker
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """points int32 [N, 3] in UNITs, colors uint8 [N, 3], the answer in each of SYMMETRIES as token ids."""
+    """points int32 [N, 3] in UNITs, colors uint8 [N, 3]; in each of SYMMETRIES the answer as token ids, and entities
+    [8, E, FIELDS] in metres from the smallest corner."""
 
     seed: int
     points: Tensor
     colors: Tensor
     answers: tuple[tuple[int, ...], ...]
+    entities: Tensor
 
 
 def bins_text(scan: Scan, corner: Array) -> str:
@@ -59,16 +62,20 @@ def pack_room(seed: int) -> dict[str, Array]:
     if not _PROMPTS:
         _PROMPTS.append(Prompts())
     scan = cleaned(make_scan(seed))
-    answers = []
+    answers, entities = [], []
     for quarters, mirror in SYMMETRIES:
         turned = transform(scan, quarters, mirror)
-        answers.append(np.array(_PROMPTS[0].encode(bins_text(turned, turned.points.min(axis=0))), np.int16))
+        corner = turned.points.min(axis=0)
+        answers.append(np.array(_PROMPTS[0].encode(bins_text(turned, corner)), np.int16))
+        entities.append(entity_rows(translate(turned.layout, -corner.astype(np.float64))))
     low = scan.points.min(axis=0)
     return {
         "points": np.rint((scan.points - low) / UNIT).astype(np.uint16),
         "colors": scan.colors,
         "answers": np.concatenate(answers),
         "answer_lengths": np.array([len(answer) for answer in answers], np.int32),
+        "entities": np.concatenate(entities),
+        "entity_counts": np.array([len(entities[0])], np.int32),
     }
 
 
@@ -102,12 +109,13 @@ def read_rooms(path: Path) -> Iterator[Room]:
         arrays = {name: file[name] for name in file.files}
     points = torch.from_numpy(arrays["points"].astype(np.int32)).split(arrays["counts"].tolist())
     colors = torch.from_numpy(arrays["colors"]).split(arrays["counts"].tolist())
+    entities = torch.from_numpy(arrays["entities"]).split((arrays["entity_counts"] * len(SYMMETRIES)).tolist())
     lengths = arrays["answer_lengths"].reshape(-1, len(SYMMETRIES))
     ends = np.cumsum(lengths.ravel()).reshape(lengths.shape)
     for i, seed in enumerate(arrays["seeds"].tolist()):
         spans = zip(ends[i] - lengths[i], ends[i], strict=True)
         answers = tuple(tuple(arrays["answers"][start:end].tolist()) for start, end in spans)
-        yield Room(seed, points[i], colors[i], answers)
+        yield Room(seed, points[i], colors[i], answers, entities[i].view(len(SYMMETRIES), -1, FIELDS))
 
 
 def layout_of(text: str) -> Layout:

@@ -22,7 +22,7 @@ def answers(model: DemoModel, maker: Maker, rooms: Sequence[int], size: int = 50
     texts: list[str] = []
     for first in range(0, len(rooms), size):
         batch = maker.batch([Question(room=room) for room in rooms[first : first + size]], answers=False)
-        embeds = model.embeds(batch)
+        embeds = model.embeds(batch, model.see(batch)[0])
         stop = [maker.prompts.stop]
         said = generate(model.language_model, embeds, batch.lengths, batch.tables, maker.position.text, stop, limit)
         texts += [maker.prompts.decode([token for token in answer if token not in stop]) for answer in said]

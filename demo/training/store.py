@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from demo.training.pack import Room, read_rooms
+from demo.training.entities import FIELDS
+from demo.training.pack import SYMMETRIES, Room, read_rooms
 
 
 class RoomStore:
@@ -24,6 +25,7 @@ class RoomStore:
         self._counts = counts.tolist()
         self._points = torch.cat([room.points.to(torch.int16) for room in kept]).to(device)
         self._colors = torch.cat([room.colors for room in kept]).to(device)
+        self._entities = _filled_up([room.entities for room in kept]).to(device)
         self.extents = torch.stack([room.points.amax(0) for room in kept]).to(device)  # [rooms, 3]
 
     @classmethod
@@ -34,6 +36,11 @@ class RoomStore:
     def __len__(self) -> int:
         return len(self.seeds)
 
+    def entities_of(self, rooms: Sequence[tuple[int, int]]) -> Tensor:
+        """Entities [B, E, FIELDS] of rooms by (number, symmetry); kind -1 where a room has fewer."""
+        room, symmetry = torch.tensor(rooms, device=self.device).unbind(1)
+        return self._entities[room, symmetry]
+
     def take(self, rooms: Sequence[int]) -> tuple[Tensor, Tensor, Tensor]:
         """Points int32 [N, 3] and colors [N, 3] of some rooms, and the place [N] of each point's room in `rooms`."""
         spans = [slice(self._starts[room], self._starts[room] + self._counts[room]) for room in rooms]
@@ -42,3 +49,13 @@ class RoomStore:
         scene = torch.repeat_interleave(torch.arange(len(rooms), device=self.device), counts, output_size=total)
         points = torch.cat([self._points[span] for span in spans]).int()
         return points, torch.cat([self._colors[span] for span in spans]), scene
+
+
+def _filled_up(entities: Sequence[Tensor]) -> Tensor:
+    """[8, E, FIELDS] each to [rooms, 8, E, FIELDS]; what is filled up has kind -1."""
+    most = max(1, *(one.shape[1] for one in entities))
+    table = torch.zeros(len(entities), len(SYMMETRIES), most, FIELDS)
+    table[..., 0] = -1
+    for row, one in zip(table, entities, strict=True):
+        row[:, : one.shape[1]] = one
+    return table

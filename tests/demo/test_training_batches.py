@@ -85,7 +85,7 @@ def test_the_batchs_voxels_are_the_pipelines(store: RoomStore, maker: Maker) -> 
     count = int(batch.geometry.counts[0])
     want = encoder_inputs(voxels, maker.encoder)
     assert count == want.voxel_counts[-1]
-    np.testing.assert_allclose(batch.geometry.coords[:count].numpy(), want.patch_coords, atol=1e-5)
+    np.testing.assert_allclose(batch.geometry.last.coords[:count].numpy(), want.patch_coords, atol=1e-5)
     own = batch.features[: len(voxels)].numpy()
     place = np.lexsort(voxels.grid.T[::-1])
     np.testing.assert_allclose(own, voxels.features[place], atol=1e-5)
@@ -99,26 +99,33 @@ def test_prompts_are_the_runtimes(maker: Maker, model: DemoModel, tmp_path: Path
     count = int(batch.geometry.counts[0])
     prompt = merge_prompt(tokenizer.encode_prompt(user_content("arch")), count, manifest.prompt)
     assert batch.input_ids[0].tolist() == prompt.input_ids.tolist()
-    assert batch.at_point[0].tolist() == prompt.point_mask.tolist()
+    assert batch.place.tolist() == np.flatnonzero(prompt.point_mask).tolist()
     positions = np.arange(prompt.length)
     coords = np.zeros((prompt.length, 3), np.float32)
-    coords[prompt.point_mask] = normalize_coords(batch.geometry.coords.numpy()).coords
+    coords[prompt.point_mask] = normalize_coords(batch.geometry.last.coords.numpy()).coords
     text, points = (rope_table(positions, coords, spec) for spec in (manifest.position.text, manifest.position.points))
     for got, plain, spatial in zip((batch.tables.cos, batch.tables.sin), text, points, strict=True):
         want = np.where(prompt.point_mask[:, None], spatial, plain)
         np.testing.assert_allclose(got[0].numpy(), want, atol=1e-5)
 
 
+def mask_of(batch: Batch) -> torch.Tensor:
+    """[B, S] bool, true where a point token stands."""
+    flat = torch.zeros(batch.input_ids.numel(), dtype=torch.bool)
+    return flat.index_fill(0, batch.place, True).view_as(batch.input_ids)
+
+
 def test_states_are_the_clean_prefills(maker: Maker, model: DemoModel) -> None:
     """Two sequences of different lengths in one batch, against the clean graph on each alone."""
     batch = maker.batch([Question(room=0), Question(room=1, kind="object")], answers=False)
     with torch.no_grad():
-        embeds, states = model.embeds(batch), model.states(batch)
+        points, _ = model.see(batch)
+        embeds, states, at_point = model.embeds(batch, points), model.states(batch, points), mask_of(batch)
         for row, length in enumerate(batch.lengths.tolist()):
             cos, sin = batch.tables.cos[row : row + 1, :length], batch.tables.sin[row : row + 1, :length]
             want = Prefill(model.language_model)(
                 batch.input_ids[row : row + 1, :length], embeds[row : row + 1, :length],
-                batch.at_point[row : row + 1, :length], cos, sin, cos, sin, torch.tensor([length]),
+                at_point[row : row + 1, :length], cos, sin, cos, sin, torch.tensor([length]),
             )  # fmt: skip
             got = model.language_model.logits(states[row, length - 1])
             torch.testing.assert_close(got, want["logits"][0], rtol=1e-4, atol=1e-4)
@@ -127,14 +134,14 @@ def test_states_are_the_clean_prefills(maker: Maker, model: DemoModel) -> None:
 def test_greedy_answers_are_the_clean_graphs(maker: Maker, model: DemoModel) -> None:
     batch = maker.batch([Question(room=0), Question(room=1, kind="object")], answers=False)
     with torch.no_grad():
-        embeds = model.embeds(batch)
+        embeds, at_point = model.embeds(batch, model.see(batch)[0]), mask_of(batch)
         text = maker.position.text
         got = generate(model.language_model, embeds, batch.lengths, batch.tables, text, [maker.prompts.stop], 6)
         for row, length in enumerate(batch.lengths.tolist()):
             cos, sin = batch.tables.cos[row : row + 1, :length], batch.tables.sin[row : row + 1, :length]
             out = Prefill(model.language_model)(
                 batch.input_ids[row : row + 1, :length], embeds[row : row + 1, :length],
-                batch.at_point[row : row + 1, :length], cos, sin, cos, sin, torch.tensor([length]),
+                at_point[row : row + 1, :length], cos, sin, cos, sin, torch.tensor([length]),
             )  # fmt: skip
             layers = range(model.config.language_model.layers)
             names = [f"{kind}.{layer}" for kind in ("key", "value") for layer in layers]
@@ -153,16 +160,16 @@ def test_the_loss_sees_answers_only_and_prefers_near_bins(maker: Maker, model: D
     batch = maker.batch([Question(room=0)])
     loss = Loss(maker.prompts, 1024, CPU)
     token = maker.prompts.tokenizer.token_to_id
-    first = int(batch.answer[0].nonzero()[0])
-    assert batch.input_ids[0, first] == token("wall_") and batch.input_ids[0, -1] == maker.prompts.stop
+    assert batch.answers.target[0] == token("wall_") and batch.answers.target[-1] == maker.prompts.stop
+    assert batch.input_ids.flatten()[batch.answers.before].tolist() == batch.answers.previous.tolist()
 
     class Says:
-        """A model that is sure of one answer, shifted by some bins."""
+        """A model that is sure of one answer, some bins beside the right one."""
 
         def __init__(self, shift: int) -> None:
             self.language_model, self._shift = self, shift
 
-        def states(self, batch: Batch) -> torch.Tensor:
+        def states(self, batch: Batch, points: torch.Tensor) -> torch.Tensor:
             return batch.input_ids.roll(-1, 1)[..., None]
 
         def logits(self, ids: torch.Tensor) -> torch.Tensor:
@@ -172,7 +179,7 @@ def test_the_loss_sees_answers_only_and_prefers_near_bins(maker: Maker, model: D
                 said.append(token(str(int(text) + self._shift)) if text.isdigit() else number)
             return torch.nn.functional.one_hot(torch.tensor(said), 1024).float() * 12
 
-    right, near, far = (float(loss(Says(shift), batch)[0]) for shift in (0, 1, 3))  # type: ignore[arg-type]
+    right, near, far = (float(loss(Says(shift), batch, batch.features)[0]) for shift in (0, 1, 3))  # type: ignore[arg-type]
     assert right < near < far
 
 

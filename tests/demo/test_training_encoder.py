@@ -51,7 +51,7 @@ def test_a_batch_gives_each_scenes_point_tokens(model: DemoModel) -> None:
     clouds = [cloud(count, seed) for seed, count in enumerate(CLOUDS.values())]
     features, shape, _ = batched(clouds, model)
     got = encode(model.encoder, features, shape).split(shape.counts.tolist())
-    for one, tokens, coords in zip(clouds, got, shape.coords.split(shape.counts.tolist()), strict=True):
+    for one, tokens, coords in zip(clouds, got, shape.last.coords.split(shape.counts.tolist()), strict=True):
         inputs = encoder_inputs(grid_sample(one, model.config.encoder.num_bins), model.config.encoder)
         want = model.encoder({name: torch.from_numpy(array) for name, array in inputs.feeds.items()})
         torch.testing.assert_close(tokens, want, rtol=2e-4, atol=2e-4)
