@@ -32,8 +32,7 @@ def encode_stages(encoder: clean.Encoder, features: Tensor, geometry: Geometry) 
         x = _stage(cast(clean.Stage, stage), x, tables, children)
         children = tables.children
         left.append(x)
-    encoding = clean.fourier_features(geometry.grid, encoder.cells)
-    tokens: Tensor = encoder.projector(encoder.input_proj(torch.cat([x.float(), encoding], dim=-1)))
+    tokens: Tensor = encoder.projector(encoder.input_proj(torch.cat([x.float(), geometry.encoding], dim=-1)))
     return tokens, left
 
 

@@ -15,6 +15,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
+from export.modules.encoder import cells_per_axis, fourier_features
 from runtime.manifest import EncoderSpec
 from runtime.points.sampling import WORLD_SIZE
 
@@ -50,10 +51,10 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """All stages, and of the last one grid [P, 3] and counts [B], voxels of each scene."""
+    """All stages, and of the last one the Fourier encoding of its cells [P, 63] and counts [B], voxels of each scene."""
 
     stages: list[Stage]
-    grid: Tensor
+    encoding: Tensor
     counts: Tensor
 
     @property
@@ -93,7 +94,8 @@ def geometry(grid: Tensor, coords: Tensor, scene: Tensor, scenes: int, spec: Enc
             own = replace(own, children=joined.children, parent=joined.parent)
             grid, coords, scene = joined.grid, _means(coords, joined.children, joined.counts), joined.scene
         stages.append(own)
-    return Geometry(stages, grid, torch.bincount(scene, minlength=scenes))
+    encoding = fourier_features(grid, cells_per_axis(spec))
+    return Geometry(stages, encoding, torch.bincount(scene, minlength=scenes))
 
 
 def neighbours(grid: Tensor, scene: Tensor) -> Tensor:

@@ -74,10 +74,10 @@ def fill_up(batch: Batch, caps: Caps) -> Batch:
     """The same batch in the caps' shapes. It must fit."""
     scenes, length = batch.input_ids.shape
     stages = [_stage(stage, number, caps) for number, stage in enumerate(batch.geometry.stages)]
-    grid = _rows(batch.geometry.grid, caps.voxels[-1], 0)
+    encoding = _rows(batch.geometry.encoding, caps.voxels[-1], 0)
     return Batch(
         features=_rows(batch.features, caps.voxels[0], 0),
-        geometry=Geometry(stages, grid, batch.geometry.counts),
+        geometry=Geometry(stages, encoding, batch.geometry.counts),
         input_ids=_columns(batch.input_ids, caps.positions, DROPPED),
         place=_rows(_restrided(batch.place, length, caps.positions), caps.voxels[-1], scenes * caps.positions),
         lengths=batch.lengths,
