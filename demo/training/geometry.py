@@ -51,7 +51,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Geometry:
-    """All stages, and of the last one the cells' Fourier encoding [P, 63] and the number of voxels of each scene [B]."""
+    """All stages; of the last one the Fourier encoding of its cells [P, 63], and voxels of each scene [B]."""
 
     stages: list[Stage]
     encoding: Tensor
