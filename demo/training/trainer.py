@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -118,9 +119,13 @@ class Trainer:
         return find_caps((maker.batch(questions) for questions in sizes), maker.encoder)
 
     def _stepper(self, example: Any) -> EagerStep | GraphStep:
-        if self.device.type == "cuda":
+        if self.device.type != "cuda":
+            return EagerStep(self.learner, self.ranks)
+        try:
             return GraphStep(self.learner, self.ranks, example)
-        return EagerStep(self.learner, self.ranks)
+        except RuntimeError as error:  # a library that does what a capture cannot hold
+            print(f"a step cannot be captured ({error}); its kernels are launched one by one", file=sys.stderr)
+            return EagerStep(self.learner, self.ranks)
 
     @property
     def progress(self) -> float:
