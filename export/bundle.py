@@ -15,18 +15,18 @@ import torch
 from export import VERSION
 from export.checkpoint import Checkpoint
 from export.graph.encoder import encoder_graph
-from export.graph.language_model import decode_graph, prefill_graph, shared_graph
+from export.graph.language_model import decode_graph, prefill_graph
 from export.graph.plan import PlannedWeight, encoder_plan, is_projector, language_model_plan
 from export.graph.weights import WeightFile
 from export.passes.common import refuse_left_out
 from export.passes.gather_block_quantized import to_gather_block_quantized
 from export.passes.matmul_nbits import to_matmul_nbits
-from export.passes.stack_cache import stack_cache
 from export.passes.taps import add_taps
 from export.quantization.options import check_quantization
 from export.quantization.storage import Scheme, store, stored_bytes
 from export.replacing import replacing
 from export.rope import position_spec
+from export.tensorrt_graphs import STACKED, tensorrt_graphs
 from runtime.bundle import INDEX_ENDING, TAPS, file_digest
 from runtime.errors import BundleError, CheckpointError, SceneError
 from runtime.files import read_small_text
@@ -45,7 +45,6 @@ from runtime.prompt import Tokenizer, merge_prompt, user_content
 CREATOR = "spatiallm-export"
 GRAPHS = {"encoder": "encoder.onnx", "prefill": "prefill.onnx", "decode": "decode.onnx"}
 WEIGHTS = {"encoder": "encoder.weights", "prefill": "language_model.weights", "decode": "language_model.weights"}
-SHARED = "language_model.stacked"  # prefill and decode in one graph, as TensorRT takes it
 TORCH_TYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 ENGINES = "engines"  # where engines built from the bundle lie; they go with it
 Progress = Callable[[int], None]  # called with the bytes just written
@@ -60,6 +59,7 @@ class ExportOptions:
     max_length: int = 8192
     quantization: QuantizationSpec | None = None
     taps: tuple[int, ...] = ()  # layers of the prefill graph that is written for comparisons; none: no such graph
+    tensorrt_norm: str = "plain"  # how TensorRT's graphs write their norms; the portable ones stay as they are
 
 
 def write_bundle(
@@ -158,15 +158,15 @@ def _write_graphs(
             add_taps(prefill, config.language_model, options.taps)
             _save(prefill, folder / f"{TAPS}.onnx")
         if scheme is None:
-            shared = shared_graph(config.language_model, weights, options.precision, options.prefill_attention)
-            stack_cache(shared, config.language_model)
-            _save(shared, folder / f"{SHARED}.onnx")
+            choices = options.precision, options.prefill_attention, options.tensorrt_norm
+            for name, graph in tensorrt_graphs(config.language_model, weights, *choices):
+                _save(graph, folder / f"{name}.onnx")
     return {file.path.name: FileRecord(bytes=file.size, sha256=file.sha256) for file in (body, weights)}
 
 
 def _more_graphs(options: ExportOptions) -> tuple[str, ...]:
     """The language model in TensorRT's dialect, which has none of the operators of quantized bundles, and the taps."""
-    return (*([SHARED] if options.quantization is None else []), *([TAPS] if options.taps else []))
+    return (*(STACKED if options.quantization is None else ()), *([TAPS] if options.taps else []))
 
 
 def _add_all(

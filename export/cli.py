@@ -74,6 +74,9 @@ def parser() -> argparse.ArgumentParser:
         help="write prefill.taps.onnx too: queries, keys and tables inside the layers named, for comparisons",
     )
     p.add_argument(
+        "--tensorrt_norm", default="plain", choices=["plain", "scaled"], help=argparse.SUPPRESS
+    )  # benchmarks
+    p.add_argument(
         "--no_parity",
         action="store_true",
         help="leave out the short comparison of the graphs with the checkpoint's torch modules at the end",
@@ -154,6 +157,7 @@ def _export(args: argparse.Namespace) -> int:
         prefill_attention=args.prefill_attention,
         max_length=args.max_length,
         quantization=_quantization(args),
+        tensorrt_norm=args.tensorrt_norm,
         taps=() if args.taps is None else named_layers(args.taps, checkpoint.config.language_model.layers),
     )
     check_export(checkpoint, args.output, options)

@@ -10,7 +10,7 @@ from typing import Any
 
 Facts = Mapping[str, Any]
 NONE = "–"
-PLANS = ("encoder", "language_model")
+PLANS = ("encoder", "language_model", "prefill", "decode")
 # Label, benchmark, where prefill's milliseconds stand, where a token's stand.
 SPEEDS = (
     ("transformers, eager", "torch_baseline", "eager.prefill.ms", "eager.per_token.ms"),
@@ -71,7 +71,8 @@ def size_table(results: Sequence[Facts]) -> str:
     found = [of(results, "engines", model) for model in models]
     rows = []
     for name in PLANS:
-        plans = [plan(facts, name) for facts in found]
+        if not any(plans := [plan(facts, name) for facts in found]) and name != "encoder":
+            continue  # prefill and decode are in one plan, or each in its own
         rows.append([f"{name} plan, MB", *(number(dig(facts, "bytes"), 0, 1e6) for facts in plans)])
         rows.append([f"{name} built in s", *(number(dig(facts, "seconds"), 0) for facts in plans)])
         rows.append([f"{name} built again in s", *(number(again(results, model, name), 0) for model in models)])

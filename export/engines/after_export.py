@@ -19,7 +19,8 @@ def check_engine_options(args: argparse.Namespace) -> None:
     options = common_options(args)
     if args.engine is None and options != BuildOptions():
         raise SceneError(
-            "--max_batch, --max_voxels, --max_point_tokens and --opt_level are about engines: add --engine."
+            "--max_batch, --max_voxels, --max_point_tokens, --opt_level and --language_model are about engines: "
+            "add --engine."
         )
     if args.engine is not None and args.quantization is not None:
         raise SceneError("--quantization is for ONNX Runtime on the CPU, --engine for a GPU. Choose one of them.")

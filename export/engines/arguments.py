@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.engines.islands import ISLANDS
-from export.engines.options import DEFAULT_OPT_LEVEL, BuildOptions, device_index
+from export.engines.options import DEFAULT_LAYOUT, DEFAULT_OPT_LEVEL, BuildOptions, device_index
 from export.engines.profiles import Limits
-from runtime.engines.plans import SOURCES
+from runtime.engines.record import LAYOUTS
 
 _LIMITS = Limits()
 
@@ -37,6 +37,18 @@ def add_common(p: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
         default=DEFAULT_OPT_LEVEL,
         help=f"how long TensorRT searches, 0 to 5 (default: {DEFAULT_OPT_LEVEL})",
     )
+    _add_layout(p)
+
+
+def _add_layout(p: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
+    p.add_argument(
+        "--language_model",
+        default=DEFAULT_LAYOUT,
+        choices=sorted(LAYOUTS),
+        help="separate: an engine for prefill and one for decode, whose weights are on the GPU twice; shared: one for "
+        "both, whose weights are there once, but which takes far longer to build: at 24 layers TensorRT 8.6 had not "
+        f"finished after 19 minutes (default: {DEFAULT_LAYOUT})",
+    )
 
 
 def add_all(p: argparse.ArgumentParser) -> None:
@@ -55,9 +67,9 @@ def add_all(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--graphs",
         nargs="+",
-        default=list(SOURCES),
         metavar="GRAPH",
-        help=f"build some anew and keep the others: {', '.join(SOURCES)} (default: all)",
+        help=f"build some anew and keep the others: {', '.join(LAYOUTS[DEFAULT_LAYOUT])}, or language_model where that "
+        f"is shared (default: all)",
     )
     p.add_argument(
         "--jobs",
@@ -70,15 +82,16 @@ def add_all(p: argparse.ArgumentParser) -> None:
         "--islands",
         nargs="*",
         metavar="ISLAND",
-        help=f"before TensorRT 9, in fp16 bundles: parts held in float32, of {', '.join(ISLANDS)} "
-        f"(default: norm, and all of the encoder)",
+        help=f"before TensorRT 9, in fp16 bundles: parts of the language model held in their type, of "
+        f"{', '.join(ISLANDS)} (default: norm); the encoder is float32 as a whole",
     )
+    p.add_argument("--direct_io", action="store_true", help=argparse.SUPPRESS)  # for benchmarks
 
 
 def common_options(args: argparse.Namespace) -> BuildOptions:
     """Options from `add_common`, not checked yet."""
     limits = Limits(max_batch=args.max_batch, max_voxels=args.max_voxels, max_point_tokens=args.max_point_tokens)
-    return BuildOptions(limits=limits, opt_level=args.opt_level)
+    return BuildOptions(limits=limits, opt_level=args.opt_level, language_model=args.language_model)
 
 
 def all_options(args: argparse.Namespace) -> BuildOptions:
@@ -87,7 +100,7 @@ def all_options(args: argparse.Namespace) -> BuildOptions:
     options = replace(
         common,
         limits=replace(common.limits, max_length=args.max_length),
-        graphs=tuple(args.graphs),
+        graphs=None if args.graphs is None else tuple(args.graphs),
         workspace=args.workspace,
         timing_cache=args.timing_cache,
         version_compatible=args.version_compatible,
@@ -95,6 +108,7 @@ def all_options(args: argparse.Namespace) -> BuildOptions:
         device=device_index(args.device),
         jobs=args.jobs,
         islands=None if args.islands is None else tuple(args.islands),
+        direct_io=args.direct_io,
     )
     options.check()
     return options

@@ -28,7 +28,14 @@ def new_network(builder: Any) -> Any:
 
 
 def new_config(
-    builder: Any, *, float16: bool, opt_level: int, workspace: int, version_compatible: bool, hardware_compatible: bool
+    builder: Any,
+    *,
+    float16: bool,
+    opt_level: int,
+    workspace: int,
+    version_compatible: bool,
+    hardware_compatible: bool,
+    direct_io: bool = False,
 ) -> Any:
     """Settings of a build; `workspace` in bytes. With strong types there are no precision flags."""
     config, flags = builder.create_builder_config(), trt.BuilderFlag
@@ -42,6 +49,8 @@ def new_config(
     if float16 and hasattr(flags, "FP16"):
         config.set_flag(flags.FP16)
         config.set_flag(flags.PREFER_PRECISION_CONSTRAINTS)
+    if direct_io and hasattr(flags, "DIRECT_IO"):  # no format is tried at the border beside the one asked for
+        config.set_flag(flags.DIRECT_IO)
     if version_compatible:
         config.set_flag(flags.VERSION_COMPATIBLE)
     if hardware_compatible:

@@ -123,8 +123,13 @@ def _known(job: Job, letter: str) -> bool:
     return all(letter in ranges for ranges in job.profiles.values())
 
 
+def _chooses(job: Job) -> bool:
+    """Whether TensorRT is to choose between float16 and float32."""
+    return job.precision == "fp16" and not compat.strongly_typed() and WHOLE not in job.islands
+
+
 def _config(job: Job, builder: Any, network: Network, emit: Emit) -> Any:
-    chooses = job.precision == "fp16" and not compat.strongly_typed() and WHOLE not in job.islands
+    chooses = _chooses(job)
     config = compat.new_config(
         builder,
         float16=chooses,
@@ -132,10 +137,11 @@ def _config(job: Job, builder: Any, network: Network, emit: Emit) -> Any:
         workspace=job.workspace or default_workspace(*free_memory(), job.sharing),
         version_compatible=job.version_compatible,
         hardware_compatible=job.hardware_compatible,
+        direct_io=job.direct_io,
     )
     if chooses:
         pinned = pin_islands(network.definition, job.islands)
-        emit("phase", text=f"float32 asked for in {len(pinned)} layers")
+        emit("phase", text=f"a type asked for in {len(pinned)} layers")
     for ranges in job.profiles.values():
         profile = builder.create_optimization_profile()
         for name, axes in network.inputs.items():
@@ -184,6 +190,7 @@ def _record(job: Job, network: Network, plan: Any, seconds: float, warm: bool) -
         layers=0,
         reformats=0,
         warnings=read_messages(job.log).warnings,
+        islands=job.islands if _chooses(job) else (),
     )
 
 

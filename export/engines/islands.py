@@ -12,27 +12,39 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 FLOAT = "FLOAT"  # TensorRT's name of float32
+HALF = "HALF"  # and of float16
+PRODUCT = "half"  # products of float16 values; the other islands are of float32
 WHOLE = "all"  # float16 is not allowed anywhere; halves at the border are converted
-ISLANDS = ("norm", "softmax", "elementwise", WHOLE)
+ISLANDS = ("norm", "softmax", "elementwise", PRODUCT, WHOLE)
 # On an H200 with TensorRT 8.6.0: norms in float16 overflow where one channel of the residual stream is large, as in
 # trained models; holding them costs 1 to 5 %. Holding the softmax too is free for decode, but prefill then takes 3.5
 # times as long. The encoder's body is float32 throughout.
-DEFAULTS: dict[str, tuple[str, ...]] = {"encoder": (WHOLE,), "language_model": ("norm",)}
+DEFAULTS: dict[str, tuple[str, ...]] = {
+    "encoder": (WHOLE,),
+    "language_model": ("norm",),
+    "prefill": ("norm",),
+    "decode": ("norm",),
+}
 NORM = frozenset({"REDUCE", "ELEMENTWISE", "UNARY"})  # Pow, ReduceMean, Add, Sqrt, Div
 SCORES = frozenset({"SOFTMAX", "SELECT", "ELEMENTWISE", "CONCATENATION", "SLICE", "SHUFFLE"})
+PRODUCTS = frozenset({"MATRIX_MULTIPLY"})
 POINTWISE = frozenset({"ELEMENTWISE", "UNARY", "ACTIVATION"})
 
 
 def pin_islands(network: Any, islands: Collection[str]) -> list[str]:
-    """Ask for float32 in the layers of the islands; returns their names.
+    """Ask for their own type in the layers of the islands; returns their names.
 
     norm: root-mean-square norms (what hangs together around a mean) and normalization layers.
     softmax: each softmax with the scores before it and the probabilities after it.
     elementwise: all arithmetic on float32 values, so rotations and activations too.
+    half: no float32, but the products of float16 values held in float16. A compiled part with a layer that is held
+        is not compiled in the other type as well (https://github.com/NVIDIA/TensorRT/issues/3604).
     all: nothing is asked for, because float16 is not allowed at all.
     """
-    layers = _Layers(network)
-    chosen = {layer.name: layer for island in islands if island != WHOLE for layer in _MEMBERS[island](layers)}
+    layers = _Layers(network, FLOAT)
+    chosen = {layer.name: layer for island in islands if island in _MEMBERS for layer in _MEMBERS[island](layers)}
+    if PRODUCT in islands:
+        chosen |= {layer.name: layer for layer in _Layers(network, HALF).of(PRODUCTS)}
     for layer in chosen.values():
         if hasattr(layer, "set_output_type"):  # strong types need no pins, and version 11 has none
             layer.precision = layer.get_output(0).dtype
@@ -42,11 +54,11 @@ def pin_islands(network: Any, islands: Collection[str]) -> list[str]:
 
 
 class _Layers:
-    """The network's layers whose outputs are all float32, and who feeds whom among them."""
+    """The network's layers whose outputs are all of one type, and who feeds whom among them."""
 
-    def __init__(self, network: Any) -> None:
+    def __init__(self, network: Any, dtype: str) -> None:
         every = [network.get_layer(index) for index in range(network.num_layers)]
-        self.all = [layer for layer in every if layer.num_outputs > 0 and all(map(_is_float, _outputs(layer)))]
+        self.all = [layer for layer in every if {str(tensor.dtype.name) for tensor in _outputs(layer)} == {dtype}]
         self._maker = {tensor.name: layer for layer in self.all for tensor in _outputs(layer)}
         self._takers: dict[str, list[Any]] = defaultdict(list)
         for layer in self.all:
@@ -79,10 +91,6 @@ _MEMBERS = {
     "softmax": lambda layers: layers.around("SOFTMAX", SCORES),
     "elementwise": lambda layers: layers.of(POINTWISE),
 }
-
-
-def _is_float(tensor: Any) -> bool:
-    return str(tensor.dtype.name) == FLOAT
 
 
 def _outputs(layer: Any) -> list[Any]:

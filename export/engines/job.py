@@ -17,7 +17,7 @@ from runtime.records import from_json
 class Job:
     """One graph to compile."""
 
-    graph: str  # encoder, language_model
+    graph: str  # name of the plan
     key: str  # name of the engines' folder, which names GPU, TensorRT and precision
     source: str  # path of the ONNX file; its weights lie beside it
     source_sha256: str
@@ -33,6 +33,7 @@ class Job:
     islands: tuple[str, ...]
     version_compatible: bool
     hardware_compatible: bool
+    direct_io: bool = False
 
     @property
     def plan(self) -> Path:

@@ -8,7 +8,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from runtime.bundle import file_digest
-from runtime.engines.plans import SOURCES
 from runtime.engines.record import FILE_NAME, EngineRecord, PlanRecord
 from runtime.errors import EngineError
 
@@ -26,13 +25,14 @@ Digests = tuple[str, str]  # of a graph's ONNX file and of its weights
 
 
 def kept_plans(
-    folder: Path, blank: EngineRecord, digests: Mapping[str, Digests], wanted: Sequence[str]
+    folder: Path, blank: EngineRecord, digests: Mapping[str, Digests], wanted: Sequence[str] | None
 ) -> dict[str, PlanRecord]:
     """The plans of `folder` that stay beside those `wanted`. Raises EngineError where one does not fit.
 
-    `blank` is the record as it will be, `digests` are those of the bundle, by graph.
+    `blank` is the record as it will be, `digests` are those of the bundle, for each plan that the engines need.
+    None is wanted: all are, and none stays.
     """
-    if not (rest := [graph for graph in SOURCES if graph not in wanted]):
+    if not (rest := [graph for graph in digests if wanted is not None and graph not in wanted]):
         return {}
     if not (folder / FILE_NAME).exists():
         raise EngineError(f"{folder}: there is no {rest[0]} engine yet to go with the others. {_all()}")

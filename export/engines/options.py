@@ -8,12 +8,13 @@ from pathlib import Path
 
 from export.engines.islands import ISLANDS
 from export.engines.profiles import Limits
-from runtime.engines.plans import SOURCES
+from runtime.engines.record import LAYOUTS, SEPARATE
 from runtime.errors import SceneError
 
 OPT_LEVELS = range(6)
 MAX_JOBS = 8
 DEFAULT_OPT_LEVEL = 3
+DEFAULT_LAYOUT = SEPARATE  # at 24 layers the shared graph was not built in 19 minutes (docs/LOG.md)
 RESERVE, RESERVED_SHARE = 1 << 30, 0.05  # device memory left to CUDA itself and to other programs
 SMALLEST_WORKSPACE = 64 << 20
 
@@ -23,7 +24,8 @@ class BuildOptions:
     """Options of `python -m export.build`."""
 
     limits: Limits = field(default_factory=Limits)
-    graphs: tuple[str, ...] = tuple(SOURCES)
+    language_model: str = DEFAULT_LAYOUT
+    graphs: tuple[str, ...] | None = None  # plans to build anew; None: all
     opt_level: int = DEFAULT_OPT_LEVEL
     workspace: float | None = None  # GB; None: what is free, less a reserve
     timing_cache: Path | None = None  # None: in the user's cache folder
@@ -31,7 +33,13 @@ class BuildOptions:
     hardware_compatible: bool = False
     device: int = 0
     jobs: int = 1
-    islands: tuple[str, ...] | None = None  # None: the defaults of each graph
+    islands: tuple[str, ...] | None = None  # of the language model; None: the defaults of each graph
+    direct_io: bool = False
+
+    @property
+    def plans(self) -> tuple[str, ...]:
+        """All plans of the engines."""
+        return LAYOUTS[self.language_model]
 
     def check(self) -> None:
         """Raise SceneError for what no build can do."""
@@ -41,8 +49,13 @@ class BuildOptions:
             raise SceneError(f"--workspace is {self.workspace:g}, but a size in GB above 0 was expected.")
         if not 1 <= self.jobs <= MAX_JOBS:
             raise SceneError(f"--jobs is {self.jobs}, but 1 to {MAX_JOBS} were expected.")
-        if unknown := sorted(set(self.graphs) - set(SOURCES)):
-            raise SceneError(f"--graphs names {unknown[0]!r}, but a bundle has {', '.join(SOURCES)}.")
+        if self.language_model not in LAYOUTS:
+            raise SceneError(f"--language_model is {self.language_model!r}, but {' or '.join(LAYOUTS)} was expected.")
+        if unknown := sorted(set(self.graphs or ()) - set(self.plans)):
+            raise SceneError(
+                f"--graphs names {unknown[0]!r}, but with --language_model {self.language_model} there are "
+                f"{', '.join(self.plans)}."
+            )
         if unknown := sorted(set(self.islands or ()) - set(ISLANDS)):
             raise SceneError(f"--islands names {unknown[0]!r}, but there are {', '.join(ISLANDS)}.")
 

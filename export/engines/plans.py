@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -70,21 +71,21 @@ def open_toolchain(device: int, precision: str) -> Toolchain:
 def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False) -> Built:
     """Build the plans of a bundle; their folder is replaced whole at the end. Raises SceneError."""
     options.check()
-    _check_bundle(bundle)
+    _check_bundle(bundle, options.plans)
     profiles = plan_profiles(bundle.manifest, options.limits)
     tools = open_toolchain(options.device, bundle.manifest.precision)
     folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
     cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
     TimingFile(cache).read()  # refused here once rather than by every child
-    blank, digests = _record(bundle.manifest, options, tools), _digests(bundle.manifest)
+    blank, digests = _record(bundle.manifest, options, tools), _digests(bundle.manifest, options.plans)
     kept = kept_plans(folder, blank, digests, options.graphs)
     with replacing(folder, EngineError, "let the bundle's folder be written") as partial:
         task = _Task(bundle, partial, folder.name, profiles, options, cache.absolute())
-        jobs = [task.job(graph, digests[graph]) for graph in SOURCES if graph not in kept]
+        jobs = [task.job(graph, digests[graph]) for graph in options.plans if graph not in kept]
         outcomes = _run(jobs, options.jobs, silent)
         made = {graph: outcome.record for graph, outcome in outcomes.items() if outcome.record is not None}
         plans = kept | made
-        record = replace(blank, plans={graph: plans[graph] for graph in SOURCES})
+        record = replace(blank, plans={graph: plans[graph] for graph in options.plans})
         for graph in kept:
             copy_plan(folder, partial, graph)
         record.write(partial)
@@ -100,12 +101,13 @@ def _run(jobs: list[Job], at_once: int, silent: bool) -> dict[str, Outcome]:
         bars.close()
 
 
-def _check_bundle(bundle: Bundle) -> None:
+def _check_bundle(bundle: Bundle, plans: Iterable[str]) -> None:
     check_dialect(bundle, "tensorrt")
-    if missing := [name for name in SOURCES.values() if name not in bundle.manifest.graphs]:
+    if missing := [SOURCES[plan] for plan in plans if SOURCES[plan] not in bundle.manifest.graphs]:
+        again = f"python export_model.py --model {bundle.manifest.model} --output {bundle.folder}"
         raise BundleError(
-            f"{bundle.folder}: the bundle has no graph {missing[0]!r}, for it was exported before engines could be "
-            f"built. Export it again: python export_model.py --model {bundle.manifest.model} --output {bundle.folder}"
+            f"{bundle.folder}: the bundle has no graph {missing[0]!r}, for it was exported before such engines could "
+            f"be built. Export it again: {again}"
         )
 
 
@@ -136,17 +138,19 @@ class _Task:
             sharing=options.jobs,
             device=options.device,
             timing_cache=str(self.timing_cache),
-            islands=DEFAULTS[graph] if options.islands is None else options.islands,
+            islands=DEFAULTS[graph] if graph == "encoder" or options.islands is None else options.islands,
             version_compatible=options.version_compatible,
             hardware_compatible=options.hardware_compatible,
+            direct_io=options.direct_io,
         )
 
 
-def _digests(manifest: Manifest) -> dict[str, Digests]:
-    """Of each graph's ONNX file and of its weights, as the manifest has them."""
+def _digests(manifest: Manifest, plans: Iterable[str]) -> dict[str, Digests]:
+    """Of each plan's ONNX file and of its weights, as the manifest has them."""
+    names = {plan: SOURCES[plan] for plan in plans}
     return {
-        graph: (manifest.files[manifest.graphs[name]].sha256, manifest.files[manifest.weights[name]].sha256)
-        for graph, name in SOURCES.items()
+        plan: (manifest.files[manifest.graphs[name]].sha256, manifest.files[manifest.weights[name]].sha256)
+        for plan, name in names.items()
     }
 
 

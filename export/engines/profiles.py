@@ -37,18 +37,19 @@ class Limits:
 def plan_profiles(manifest: Manifest, limits: Limits) -> dict[str, Profiles]:
     """The profiles of each plan by name. Raises SceneError for limits that cannot be.
 
-    The language model has two: prefill sees a prompt and no past (one row that is masked), decode one token.
+    The language model has two: prefill sees a prompt and no past (one row that is masked), decode one token. Compiled
+    once it has both, else each plan one.
     """
     check_limits(limits, capacity := manifest.cache.capacity)
     length, batch = limits.max_length or capacity, (1, 1, limits.max_batch)
     prompt = _range(LIKELY_PROMPT, min(length, limits.max_point_tokens + TEXT_ROOM))
     past = (min(SMALLEST_CACHE, length), min(LIKELY_CACHE, length), length)
+    decode: dict[str, tuple[int, ...]] = {"B": batch, "T": (1, 1, 1), "M": past}
     return {
         "encoder": {"encoder": _encoder_ranges(manifest.encoder, limits)},
-        "language_model": {
-            "prefill": {"B": batch, "T": prompt, "M": (1, 1, 1)},
-            "decode": {"B": batch, "T": (1, 1, 1), "M": past},
-        },
+        "language_model": {"prefill": {"B": batch, "T": prompt, "M": (1, 1, 1)}, "decode": decode},
+        "prefill": {"prefill": {"B": batch, "S": prompt}},
+        "decode": {"decode": decode},
     }
 
 

@@ -8,7 +8,7 @@ import onnx
 
 from export.graph import attention as at
 from export.graph.builder import BOOL, FLOAT, INT32, PRECISIONS, GraphBuilder
-from export.graph.layers import linear, rms_norm, swiglu
+from export.graph.layers import Norm, linear, rms_norm, swiglu
 from export.graph.weights import WeightFile
 from runtime.manifest import LanguageModelSpec
 
@@ -16,7 +16,7 @@ Attend = Callable[[int, str, str, str], str]  # layer, queries [B,K,G*S,D], key 
 
 
 def prefill_graph(
-    spec: LanguageModelSpec, weights: WeightFile, precision: str, prefill_attention: str
+    spec: LanguageModelSpec, weights: WeightFile, precision: str, prefill_attention: str, norm: Norm = rms_norm
 ) -> onnx.ModelProto:
     """Prompt in, logits of each sequence's last valid position and all cache rows out (design section 3)."""
     g, dtype = GraphBuilder("prefill", weights), PRECISIONS[precision]
@@ -31,13 +31,15 @@ def prefill_graph(
         return at.weigh(g, g.op("Reshape", chances, shape.flat_scores), values, dtype)
 
     rows = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
-    hidden = _body(g, rows, spec, shape, table, dtype, attend, "S")
+    hidden = _body(g, rows, spec, shape, table, dtype, attend, "S", norm)
     last = g.op("Gather", hidden, _last_rows(g, ids, lengths))
-    _head(g, last, spec, dtype, None, ["B", spec.vocab_size])
+    _head(g, last, spec, dtype, None, ["B", spec.vocab_size], norm)
     return g.build()
 
 
-def decode_graph(spec: LanguageModelSpec, weights: WeightFile, precision: str) -> onnx.ModelProto:
+def decode_graph(
+    spec: LanguageModelSpec, weights: WeightFile, precision: str, norm: Norm = rms_norm
+) -> onnx.ModelProto:
     """T new tokens against a cache prefix: logits of each and their cache rows (design section 3)."""
     g, dtype = GraphBuilder("decode", weights), PRECISIONS[precision]
     ids = g.input("input_ids", INT32, ["B", "T"])
@@ -48,13 +50,13 @@ def decode_graph(spec: LanguageModelSpec, weights: WeightFile, precision: str) -
     shape = at.shapes(g, ids, spec)
     attend = _attend_past(g, spec, dtype, past_length, _new_mask(g, ids, spec))
     flat = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
-    hidden = _body(g, flat, spec, shape, table, dtype, attend, "T")
-    _head(g, hidden, spec, dtype, g.op("Shape", ids), ["B", "T", spec.vocab_size])
+    hidden = _body(g, flat, spec, shape, table, dtype, attend, "T", norm)
+    _head(g, hidden, spec, dtype, g.op("Shape", ids), ["B", "T", spec.vocab_size], norm)
     return g.build()
 
 
 def shared_graph(
-    spec: LanguageModelSpec, weights: WeightFile, precision: str, prefill_attention: str
+    spec: LanguageModelSpec, weights: WeightFile, precision: str, prefill_attention: str, norm: Norm = rms_norm
 ) -> onnx.ModelProto:
     """Prefill and decode in one graph, for back ends that compile a copy of the weights into each.
 
@@ -71,9 +73,9 @@ def shared_graph(
         new_valid = g.op("Less", _range(g, g.dim(ids, 1)), g.op("Unsqueeze", lengths, g.constant([1, 2, 3])))
     attend = _attend_past(g, spec, dtype, past_length, new_valid)
     rows = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
-    hidden = _body(g, rows, spec, shape, table, dtype, attend, "T")
+    hidden = _body(g, rows, spec, shape, table, dtype, attend, "T", norm)
     last = g.op("Gather", hidden, _last_rows(g, ids, lengths))
-    _head(g, last, spec, dtype, None, ["B", spec.vocab_size])
+    _head(g, last, spec, dtype, None, ["B", spec.vocab_size], norm)
     return g.build()
 
 
@@ -127,18 +129,19 @@ def _body(
     dtype: int,
     attend: Attend,
     rows: str,
+    norm: Norm,
 ) -> str:
     """All layers over hidden rows [R, C]; declares the cache rows as outputs."""
     for layer in range(spec.layers):
         name = f"model.layers.{layer}"
         with g.scope(name):
-            normed = rms_norm(g, x, f"{name}.input_layernorm.weight", spec.rms_norm_eps, dtype)
+            normed = norm(g, x, f"{name}.input_layernorm.weight", spec.rms_norm_eps, dtype)
             query, key, value = at.project(g, normed, f"{name}.self_attn", spec, shape, table, dtype)
             keys, values = at.to_rows(g, key, f"key.{layer}"), at.to_rows(g, value, f"value.{layer}")
             mixed = attend(layer, at.grouped_queries(g, query, spec, shape, dtype), keys, values)
             bias = f"{name}.self_attn.o_proj.bias" if spec.output_bias else None
             x = g.op("Add", x, linear(g, at.merge_heads(g, mixed, shape), f"{name}.self_attn.o_proj.weight", bias))
-            normed = rms_norm(g, x, f"{name}.post_attention_layernorm.weight", spec.rms_norm_eps, dtype)
+            normed = norm(g, x, f"{name}.post_attention_layernorm.weight", spec.rms_norm_eps, dtype)
             x = g.op("Add", x, swiglu(g, normed, f"{name}.mlp", spec.intermediate_size, spec.mlp_bias))
     for kind in ("key", "value"):
         for layer in range(spec.layers):
@@ -147,10 +150,10 @@ def _body(
 
 
 def _head(
-    g: GraphBuilder, x: str, spec: LanguageModelSpec, dtype: int, rows: str | None, shape: list[int | str]
+    g: GraphBuilder, x: str, spec: LanguageModelSpec, dtype: int, rows: str | None, shape: list[int | str], norm: Norm
 ) -> None:
     """Final norm and head product in the model's type; float32 logits. `rows` reshapes [R, V] to [B, T, V]."""
-    normed = rms_norm(g, x, "model.norm.weight", spec.rms_norm_eps, dtype)
+    normed = norm(g, x, "model.norm.weight", spec.rms_norm_eps, dtype)
     head = "model.embed_tokens.weight" if spec.tie_word_embeddings else "lm_head.weight"
     flat = linear(g, normed, head)
     if rows is not None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 
 from export.graph.builder import FLOAT, GraphBuilder
 
 LAYER_NORM_EPS = 1e-5
+SMALLEST_PEAK = 2.0**-14  # the smallest normal number of half precision
+Norm = Callable[[GraphBuilder, str, str, float, int], str]  # x [R, C], weight's name, eps, the model's type
 
 
 def linear(g: GraphBuilder, x: str, weight: str, bias: str | None = None) -> str:
@@ -39,6 +42,26 @@ def rms_norm(g: GraphBuilder, x: str, weight: str, eps: float, dtype: int) -> st
     root = g.op("Sqrt", g.op("Add", mean, g.constant(eps, np.float32)))
     normed = g.cast(g.op("Div", x32, root), dtype, source=FLOAT)
     return g.op("Mul", normed, g.weight(weight))
+
+
+def scaled_rms_norm(g: GraphBuilder, x: str, weight: str, eps: float, dtype: int) -> str:
+    """The same value without squares of large numbers: each row is first divided by its largest absolute value.
+
+    Right in float32, and finite in half precision too, for compilers that narrow what the graph has in float32: a
+    square is at most 1, and the root times the largest value is no larger than that value.
+    """
+    x32 = g.cast(x, FLOAT, source=dtype)
+    peak = g.op("ReduceMax", g.op("Abs", x32), axes=[-1], keepdims=1)
+    peak = g.op("Max", peak, g.constant(SMALLEST_PEAK, np.float32))
+    share = g.op("Div", x32, peak)
+    mean = g.op("ReduceMean", g.op("Mul", share, share), axes=[-1], keepdims=1)
+    floor = g.op("Div", g.constant(math.sqrt(eps), np.float32), peak)
+    root = g.op("Sqrt", g.op("Add", mean, g.op("Mul", floor, floor)))
+    normed = g.cast(g.op("Div", x32, g.op("Mul", root, peak)), dtype, source=FLOAT)
+    return g.op("Mul", normed, g.weight(weight))
+
+
+NORMS: dict[str, Norm] = {"plain": rms_norm, "scaled": scaled_rms_norm}
 
 
 def swiglu(g: GraphBuilder, x: str, prefix: str, width: int, bias: bool) -> str:

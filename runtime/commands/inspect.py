@@ -55,9 +55,8 @@ def engine_facts(record: EngineRecord) -> str:
     largest = {letter: sizes[-1] for profile in profiles for letter, sizes in profile.items()}
     takes = [("B", "scenes at a time"), ("N0", "voxels"), ("P", "point tokens"), ("M", "positions")]
     sizes = ", ".join(f"{largest[letter]} {what}" for letter, what in takes if letter in largest)
-    return (
-        f"{record.gpu}, TensorRT {record.tensorrt}, {', '.join(record.plans)} in {size / 1e6:,.1f} MB; at most {sizes}"
-    )
+    plans = f"{', '.join(record.plans)} ({record.language_model}) in {size / 1e6:,.1f} MB"
+    return f"{record.gpu}, TensorRT {record.tensorrt}, {plans}; at most {sizes}"
 
 
 def facts(manifest: Manifest) -> list[tuple[str, str]]:

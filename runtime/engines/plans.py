@@ -9,14 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from runtime.bundle import Bundle, file_digest
-from runtime.engines.record import ENGINES, FILE_NAME, EngineRecord, PlanRecord, engine_folder, rebuild
+from runtime.engines.record import ENGINES, FILE_NAME, LAYOUTS, EngineRecord, PlanRecord, engine_folder, rebuild
 from runtime.errors import EngineError
 
 if TYPE_CHECKING:  # its module needs the CUDA bindings, this one does not
     from runtime.engines.cuda.gpu import Gpu
 
-SOURCES = {"encoder": "encoder", "language_model": "language_model.stacked"}  # plan -> graph of the manifest
-PROFILES = {"encoder": ["encoder"], "language_model": ["prefill", "decode"]}  # of each plan, in order
+SOURCES = {
+    "encoder": "encoder",
+    "language_model": "language_model.stacked",
+    "prefill": "prefill.stacked",
+    "decode": "decode.stacked",
+}  # plan -> graph of the manifest
+PROFILES = {
+    "encoder": ["encoder"],
+    "language_model": ["prefill", "decode"],
+    "prefill": ["prefill"],
+    "decode": ["decode"],
+}  # of each plan, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +108,7 @@ def misfit(record: EngineRecord, bundle: Bundle, gpu: Gpu, tensorrt: str) -> str
         return f"built for compute capability {record.compute_capability}, but this GPU has {gpu.compute_capability}"
     if record.precision != bundle.manifest.precision:
         return f"built in {record.precision}, but the bundle is in {bundle.manifest.precision}"
-    for graph in SOURCES:
+    for graph in LAYOUTS[record.language_model]:
         if graph not in record.plans:
             return f"the plan of {graph} is missing"
         if _stale(record.plans[graph], bundle, graph):

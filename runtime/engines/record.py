@@ -18,6 +18,9 @@ from runtime.records import from_json
 SCHEMA = 1
 FILE_NAME = "engine.json"
 ENGINES = "engines"  # folder of a bundle
+# The language model compiled once with a profile for prefill and one for decode, or once for each.
+SHARED, SEPARATE = "shared", "separate"
+LAYOUTS = {SHARED: ("encoder", "language_model"), SEPARATE: ("encoder", "prefill", "decode")}  # plans of each
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +40,7 @@ class PlanRecord:
     layers: int  # as TensorRT made them
     reformats: int  # of these, copies that only change a format
     warnings: tuple[str, ...]  # of the builder
+    islands: tuple[str, ...] = ()  # parts held in their type, where TensorRT chose types
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,7 +59,12 @@ class EngineRecord:
     opt_level: int  # of the last build; plans that were kept may have had another
     version_compatible: bool
     hardware_compatible: bool
-    plans: dict[str, PlanRecord]  # encoder, language_model
+    plans: dict[str, PlanRecord]  # those of one of LAYOUTS
+
+    @property
+    def language_model(self) -> str:
+        """How the language model is compiled: shared or separate."""
+        return SHARED if "language_model" in self.plans else SEPARATE
 
     @classmethod
     def read(cls, folder: Path) -> EngineRecord:

@@ -70,8 +70,8 @@ class TrtBackend(CudaMemory):
     def load(self, bundle: Bundle, graph: str) -> Engine:
         """Deserialize a plan and, for decode, try one step. Raises EngineError with what to do."""
         plans = find_plans(bundle, self.gpu, compat.version())
-        name = VIEWS[graph].plan
-        loaded = TrtEngine(graph, self._plan(plans, name), plans.record.plans[name], self)
+        view = VIEWS[plans.record.language_model][graph]
+        loaded = TrtEngine(graph, view, self._plan(plans, view.plan), plans.record.plans[view.plan], self)
         self._engines.append(loaded)
         if graph == "decode":
             self._try(loaded, plans)

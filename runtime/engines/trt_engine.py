@@ -1,4 +1,4 @@
-"""Compiled plans as engines of the contract. Prefill and decode are two views of one plan, for one copy of weights."""
+"""Compiled plans as engines of the contract. Prefill and decode are two views of one plan, or each has its own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runtime.bundle import PAST
 from runtime.engines import trt_compat as compat
 from runtime.engines.contract import Tensor, TensorSpec, check_feeds
 from runtime.engines.cuda.memory import DeviceTensor, on_device
-from runtime.engines.record import PlanRecord
+from runtime.engines.record import SEPARATE, SHARED, PlanRecord
 from runtime.errors import EngineError
 
 if TYPE_CHECKING:  # the back end makes these engines
@@ -36,19 +36,27 @@ class View:
     keeps_contexts: bool = False  # one for each set of shapes: a captured graph is good for its own context only
 
 
-VIEWS = {
-    "encoder": View(plan="encoder", profile="encoder"),
-    "prefill": View(
-        plan="language_model", profile="prefill", letters={"T": "S"}, fills={PAST: 0, "past_length": 0}
-    ),
-    "decode": View(
-        plan="language_model",
-        profile="decode",
-        feeds={"cos_1d": "cos", "cos_3d": "cos", "sin_1d": "sin", "sin_3d": "sin"},
-        fills={"point_embeds": 0, "point_mask": 0, "lengths": 1},
-        keeps_contexts=True,
-    ),
-}  # fmt: skip
+ENCODER = View(plan="encoder", profile="encoder")
+VIEWS: dict[str, dict[str, View]] = {
+    SHARED: {
+        "encoder": ENCODER,
+        "prefill": View(
+            plan="language_model", profile="prefill", letters={"T": "S"}, fills={PAST: 0, "past_length": 0}
+        ),
+        "decode": View(
+            plan="language_model",
+            profile="decode",
+            feeds={"cos_1d": "cos", "cos_3d": "cos", "sin_1d": "sin", "sin_3d": "sin"},
+            fills={"point_embeds": 0, "point_mask": 0, "lengths": 1},
+            keeps_contexts=True,
+        ),
+    },
+    SEPARATE: {
+        "encoder": ENCODER,
+        "prefill": View(plan="prefill", profile="prefill"),
+        "decode": View(plan="decode", profile="decode", keeps_contexts=True),
+    },
+}  # by layout of the engines, then by graph
 
 
 def input_shapes(engine: Any) -> dict[str, Shape]:
@@ -61,8 +69,8 @@ def input_shapes(engine: Any) -> dict[str, Shape]:
 class TrtEngine:
     """A view of a plan, with its execution contexts."""
 
-    def __init__(self, name: str, engine: Any, record: PlanRecord, backend: TrtBackend) -> None:
-        self.name, self.view = name, VIEWS[name]
+    def __init__(self, name: str, view: View, engine: Any, record: PlanRecord, backend: TrtBackend) -> None:
+        self.name, self.view = name, view
         self._engine, self._record, self._backend = engine, record, backend
         self._profile = list(record.profiles).index(self.view.profile)
         self._contexts: dict[tuple[Shape, ...] | None, tuple[Any, int]] = {}  # with the scratch address each was given
@@ -118,7 +126,7 @@ class TrtEngine:
             self.view.letters.get(letter, letter) if size < 0 else int(size)
             for letter, size in zip(letters, shape, strict=True)
         )
-        if shown == "logits" and self.name == "decode":  # after each of T tokens, which is one
+        if shown == "logits" and self.name == "decode" and len(sizes) == 2:  # of the shared graph: T is one there
             sizes = (sizes[0], 1, *sizes[1:])
         return TensorSpec(shown, compat.dtype_name(self._engine.get_tensor_dtype(name)), sizes)
 

@@ -49,6 +49,7 @@ class Bench:
 
     bundle: Path
     cache: Path
+    language_model: str = "shared"
 
     def environment(self, version: str = "8.6.0", **more: str) -> dict[str, str]:
         paths = os.pathsep.join(map(str, PATHS))
@@ -57,7 +58,8 @@ class Bench:
 
     def start(self, *arguments: object, version: str = "8.6.0", **more: str) -> subprocess.Popen[str]:
         """Start a build; upper-case keywords go into its environment."""
-        command = [sys.executable, "-m", "export.build", "--bundle", str(self.bundle), *map(str, arguments)]
+        command = [sys.executable, "-m", "export.build", "--bundle", str(self.bundle)]
+        command += ["--language_model", self.language_model, *map(str, arguments)]
         pipe = subprocess.PIPE
         environment = self.environment(version, **more)
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=pipe, stderr=pipe, text=True)

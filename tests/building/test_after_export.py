@@ -42,7 +42,7 @@ def test_a_bundle_with_engines(export: Export, tmp_path: Path, version: str) -> 
     record = Bench(tmp_path / "bundle", tmp_path).record(version)
     assert record.plans["encoder"].profiles["encoder"]["N0"][2] == 9000
     capacity = Bundle.open(tmp_path / "bundle").manifest.cache.capacity
-    assert record.plans["language_model"].profiles["decode"]["M"][2] == capacity
+    assert record.plans["decode"].profiles["decode"]["M"][2] == capacity
     assert out.count("Next: ") == 1
     assert out.rstrip().splitlines()[-1].startswith(f"Next: python run_engine.py --bundle {tmp_path}/bundle --backend")
 
@@ -53,13 +53,17 @@ def test_one_line_of_json(export: Export, tmp_path: Path) -> None:
     facts = json.loads(out)
     assert facts["bundle"] == str(tmp_path / "bundle")
     assert facts["notes"] == ["[Config] VLM_PE = None (default)"]
-    assert set(facts["engines"]["graphs"]) == {"encoder", "language_model"}
+    assert set(facts["engines"]["graphs"]) == {"encoder", "prefill", "decode"}
 
 
 @pytest.mark.parametrize(
     ("arguments", "environment", "sentence"),
     [
-        (["--max_voxels", 9000], {}, "--max_point_tokens and --opt_level are about engines: add --engine."),
+        (
+            ["--max_voxels", 9000],
+            {},
+            "--opt_level and --language_model are about engines: add --engine.",
+        ),
         (["--engine", "tensorrt", "--quantization", "int8"], {}, "--quantization is for ONNX Runtime on the CPU"),
         (["--engine", "tensorrt", "--opt_level", 7], {}, "--opt_level is 7, but 0 to 5 were expected."),
         (["--engine", "tensorrt", "--max_voxels", 0], {}, "--max_voxels is 0, but 1 to"),
@@ -79,10 +83,10 @@ def test_refused_before_anything_is_written(
 
 
 def test_a_failing_build_leaves_the_bundle(export: Export, tmp_path: Path) -> None:
-    process = export("--quiet", "--engine", "tensorrt", FAKE_GPU_FAULTS="build:language_model")
+    process = export("--quiet", "--engine", "tensorrt", FAKE_GPU_FAULTS="build:decode")
     _, err = process.communicate()
     assert process.returncode == 2
-    assert "language_model: TensorRT 8.6.0 could not build the engine" in err
+    assert "decode: TensorRT 8.6.0 could not build the engine" in err
     assert "(The bundle stands; only its engines are missing.)" in err
     assert not (tmp_path / "bundle" / "engines").exists()
     Bundle.open(tmp_path / "bundle")

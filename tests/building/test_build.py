@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,13 +110,56 @@ def test_islands_are_chosen(bench: Bench) -> None:
     pinned = {}
     for islands in (["norm", "softmax", "elementwise"], ["softmax"], []):
         bench.facts("--islands", *islands)
-        told = {graph: bench.plan_facts(graph) for graph in GRAPHS}
-        assert all(sorted(facts["flags"]) == ["FP16", "PREFER_PRECISION_CONSTRAINTS"] for facts in told.values())
-        pinned[len(islands)] = {graph: facts["pinned"] for graph, facts in told.items()}
-    assert all(0 == pinned[0][graph] < pinned[1][graph] < pinned[3][graph] for graph in GRAPHS)
+        encoder, told = (bench.plan_facts(graph) for graph in GRAPHS)
+        assert (encoder["flags"], encoder["pinned"]) == ([], 0), "its body is float32 whatever the language model is"
+        assert sorted(told["flags"]) == ["FP16", "PREFER_PRECISION_CONSTRAINTS"]
+        assert bench.record().plans["language_model"].islands == tuple(islands)
+        pinned[len(islands)] = told["pinned"]
+    assert 0 == pinned[0] < pinned[1] < pinned[3]
     bench.facts("--islands", "norm", "all")
-    told = {graph: bench.plan_facts(graph) for graph in GRAPHS}
-    assert not [graph for graph in GRAPHS if told[graph]["flags"] or told[graph]["pinned"]], "float32 as a whole"
+    told, record = bench.plan_facts("language_model"), bench.record()
+    assert (told["flags"], told["pinned"], record.plans["language_model"].islands) == ([], 0, ()), "float32 as a whole"
+
+
+def test_products_held_in_half(bench: Bench) -> None:
+    bench.facts("--islands", "half")
+    spec = Bundle.open(bench.bundle).manifest.language_model
+    products = 4 * spec.layers + 1  # q k v, o, gate and up, down; the head
+    assert bench.plan_facts("language_model")["pinned"] >= products
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_border_without_copies(bench: Bench, version: str) -> None:
+    bench.facts("--direct_io", "--islands", "half", "all", version=version)
+    assert bench.plan_facts("language_model", version)["flags"] == ["DIRECT_IO"]
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_separate_plans(bench: Bench, version: str) -> None:
+    """Prefill and decode each with a plan and a profile of its own; the encoder stays when the layout changes."""
+    bench.facts(version=version)
+    separate = replace(bench, language_model="separate")
+    facts = separate.facts("--graphs", "prefill", "decode", "--max_length", 700, "--jobs", 2, version=version)
+    assert {name: graph["built"] for name, graph in facts["graphs"].items()} == {
+        "encoder": False,
+        "prefill": True,
+        "decode": True,
+    }
+    record, manifest = bench.record(version), Bundle.open(bench.bundle).manifest
+    assert (list(record.plans), record.language_model) == (["encoder", "prefill", "decode"], "separate")
+    assert not (bench.folder(version) / "language_model.plan").exists()
+    assert record.plans["prefill"].profiles == {"prefill": {"B": (1, 1, 1), "S": (1, 700, 700)}}
+    assert record.plans["decode"].profiles == {"decode": {"B": (1, 1, 1), "T": (1, 1, 1), "M": (512, 700, 700)}}
+    assert record.plans["decode"].inputs.keys() == {"input_ids", "cos", "sin", "past_length", PAST}
+    for graph in ("prefill", "decode"):
+        plan, told = record.plans[graph], separate.plan_facts(graph, version)
+        assert (plan.source, plan.reformats) == (f"{graph}.stacked.onnx", 0)
+        assert plan.source_sha256 == manifest.files[plan.source].sha256
+        assert told["pinned"] == (NORM_LAYERS if version == "8.6.0" else 0)
+        assert plan.islands == (("norm",) if version == "8.6.0" else ())
+    assert "there is no language_model engine" not in separate.refused("--graphs", "language_model", version=version)
+    said = bench.refused("--graphs", "encoder", version=version)
+    assert "the record there has no language_model engine. Build all graphs: leave out --graphs." in said
 
 
 @pytest.mark.parametrize("version", VERSIONS)

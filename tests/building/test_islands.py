@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from export.engines.islands import DEFAULTS, ISLANDS, pin_islands
+from export.engines.islands import DEFAULTS, ISLANDS, PRODUCT, pin_islands
 from runtime.engines.plans import SOURCES
+from runtime.engines.record import LAYOUTS, SHARED
 from tests.building.conftest import VERSIONS, Bench
 
 FLOAT, HALF, INT32, BOOL = (SimpleNamespace(name=name) for name in ("FLOAT", "HALF", "INT32", "BOOL"))
@@ -101,7 +102,7 @@ ELEMENTWISE = {"norm/Pow", "norm/Add", "norm/Sqrt", "norm/Div", "turn/Mul", "sco
         (["softmax"], SOFTMAX),
         (["elementwise"], ELEMENTWISE),
         (["all"], set()),  # float16 is not allowed then, so there is nothing to ask for
-        (ISLANDS, NORM | SOFTMAX | ELEMENTWISE),
+        ([island for island in ISLANDS if island != PRODUCT], NORM | SOFTMAX | ELEMENTWISE),
     ],
     ids=["none", "norm", "softmax", "elementwise", "whole", "every"],
 )
@@ -116,9 +117,10 @@ def test_members_of_the_islands(islands: Sequence[str], names: set[str]) -> None
 
 def test_the_defaults(bench: Bench) -> None:
     assert DEFAULTS.keys() == SOURCES.keys()
+    assert DEFAULTS["prefill"] == DEFAULTS["decode"] == DEFAULTS["language_model"]
     assert all(set(islands) <= set(ISLANDS) for islands in DEFAULTS.values())
     bench.facts()
-    encoder, language_model = (bench.plan_facts(graph) for graph in SOURCES)
+    encoder, language_model = (bench.plan_facts(graph) for graph in LAYOUTS[SHARED])
     assert (encoder["flags"], encoder["pinned"]) == ([], 0), "its body is float32"
     assert sorted(language_model["flags"]) == ["FP16", "PREFER_PRECISION_CONSTRAINTS"]
     assert language_model["pinned"] == 5 * len(NORM_NODES)
@@ -136,6 +138,6 @@ def test_the_real_graph(bench: Bench) -> None:
 @pytest.mark.parametrize("version", VERSIONS[1:])
 def test_strong_types_need_no_pins(bench: Bench, version: str) -> None:
     bench.facts("--islands", "norm", "softmax", version=version)
-    for graph in SOURCES:
+    for graph in LAYOUTS[SHARED]:
         facts = bench.plan_facts(graph, version)
         assert (facts["flags"], facts["pinned"]) == ([], 0)

@@ -39,11 +39,15 @@ def test_the_defaults(manifest: Manifest) -> None:
     assert {plan: list(found) for plan, found in profiles.items()} == {
         "encoder": ["encoder"],
         "language_model": ["prefill", "decode"],
+        "prefill": ["prefill"],
+        "decode": ["decode"],
     }
     assert profiles["language_model"] == {
         "prefill": {"B": (1, 1, 1), "T": (1, 800, 2048), "M": (1, 1, 1)},
         "decode": {"B": (1, 1, 1), "T": (1, 1, 1), "M": (512, 1024, 8192)},
     }
+    assert profiles["prefill"]["prefill"] == {"B": (1, 1, 1), "S": (1, 800, 2048)}
+    assert profiles["decode"]["decode"] == profiles["language_model"]["decode"]
     assert profiles["encoder"]["encoder"] == {
         "N0": (1, 43691, 65536),
         "N1": (1, 31458, 65536),

@@ -19,6 +19,7 @@ INDEX = WEIGHTS + INDEX_ENDING
 FILES = [
     "encoder.onnx", "prefill.onnx", "decode.onnx", "encoder.weights", WEIGHTS, "encoder.weights" + INDEX_ENDING, INDEX,
     "tokenizer.json", "chat_template.jinja", "language_model.stacked.onnx",
+    "prefill.stacked.onnx", "decode.stacked.onnx",
 ]  # fmt: skip
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import onnx
 import pytest
 
-from export.bundle import SHARED
 from export.parity.tapping import with_taps
 from export.passes.taps import add_taps
 from export.quantization.options import quantization_spec
+from export.tensorrt_graphs import SHARED
 from runtime.arrays import Array
 from runtime.bundle import TAPS, Bundle
 from runtime.errors import BundleError, EngineError, SceneError

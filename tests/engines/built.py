@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from runtime.engines.record import SEPARATE, SHARED
 from runtime.pipeline import Pipeline
 from runtime.points import PointCloud
 from runtime.scene import Request, Result
@@ -46,7 +47,8 @@ class Place:
         return device.bytes_allocated(0), device.bytes_allocated(1), device.bytes_allocated(None)
 
 
-MODEL = "language_model"  # the plan of prefill and decode, as faults name it
+MODEL = "language_model"  # the plan of prefill and decode where it is shared, as faults name it
+MODES = ["3d", "3d separate", "text", "text separate"]  # the first two shared, the others not
 Make = Callable[..., Place]
 Built = dict[tuple[str, str], Path]
 Start = Callable[..., FakeGpu]
@@ -56,9 +58,9 @@ def open_place(start: Start, built: Built, exported: Export, folder: Path, versi
     """Start the fake and build into `folder`, unless there are such engines already."""
     gpu = start(version, XDG_CACHE_HOME=str(folder / "cache"))
     if (version, mode) not in built:
-        bundle = exported("qwen", "3D_RoPE", "3D_only") if mode == "3d" else exported("llama")
+        bundle = exported("qwen", "3D_RoPE", "3D_only") if mode.startswith("3d") else exported("llama")
         target = shutil.copytree(bundle.bundle.folder, folder / "bundle")
-        build(target)
+        build(target, "--language_model", SEPARATE if SEPARATE in mode else SHARED)
         built[version, mode] = target
     return Place(gpu, built[version, mode])
 

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.engines.cuda.gpu import Gpu
 from runtime.engines.plans import find_plans
-from runtime.engines.record import EngineRecord
+from runtime.engines.record import LAYOUTS, EngineRecord
 from runtime.errors import EngineError
 from tests.engines.shop import HERE, TENSORRT, Shop, content, rebuild
 
@@ -57,13 +57,32 @@ def test_engines_of_an_earlier_export(shop: Shop, graph: str, field: str) -> Non
 
 
 def test_a_graph_without_plan_and_a_bundle_without_stacked_graphs(shop: Shop) -> None:
-    plans = shop.record(HERE).plans
-    folder = shop.build(plans={"encoder": plans["encoder"]})
-    assert f"{folder.name}: the plan of language_model is missing. " in shop.refusal()
+    folder = shop.build(plans={"language_model": shop.plan("language_model")})
+    assert f"{folder.name}: the plan of encoder is missing. " in shop.refusal()
+    half = shop.build(name="a-half", plans={name: shop.plan(name) for name in ("encoder", "prefill")})
+    assert f"{half.name}: the plan of decode is missing. " in shop.refusal()
     graphs = {name: file for name, file in shop.bundle.manifest.graphs.items() if "stacked" not in name}
     old = Shop(dataclasses.replace(shop.bundle, manifest=dataclasses.replace(shop.bundle.manifest, graphs=graphs)))
     full = shop.build(name="b-whole")
     assert f"{full.name}: the bundle was exported anew since language_model was built" in old.refusal()
+
+
+@pytest.mark.parametrize("language_model", LAYOUTS)
+def test_engines_of_either_layout_fit(shop: Shop, language_model: str) -> None:
+    here = dataclasses.replace(shop, language_model=language_model)
+    folder = here.build()
+    found = find_plans(here.bundle, HERE, TENSORRT)
+    assert (found.folder, found.record.language_model) == (folder, language_model)
+    assert list(found.record.plans) == list(LAYOUTS[language_model])
+
+
+def test_records_from_before_islands_were_in_them(shop: Shop) -> None:
+    path = shop.build() / "engine.json"
+    facts = json.loads(path.read_text())
+    for plan in facts["plans"].values():
+        del plan["islands"]
+    path.write_text(json.dumps(facts))
+    assert find_plans(shop.bundle, HERE, TENSORRT).record.plans["encoder"].islands == ()
 
 
 def test_all_reasons_are_told(shop: Shop) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from runtime.decode.device import CHUNK
+from runtime.engines.record import EngineRecord
 from runtime.errors import EngineError
 from runtime.recording import Recorder
 from tests.compare import Tol, assert_close
@@ -16,6 +17,7 @@ from tests.engines.built import (
     CLOUDS,
     MAX_BATCH,
     MAX_POINT_TOKENS,
+    MODES,
     VERSIONS,
     Make,
     Place,
@@ -27,7 +29,7 @@ from tests.engines.built import (
 )
 
 
-@pytest.mark.parametrize("mode", ["3d", "text"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("deferred", [False, True], ids=["at once", "deferred"])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_tokens_and_layout_are_those_of_onnx_runtime(place: Make, version: str, deferred: bool, mode: str) -> None:
@@ -42,9 +44,10 @@ def test_tokens_and_layout_are_those_of_onnx_runtime(place: Make, version: str, 
             assert all(len(result.tokens) == 65 for result in got)
 
 
+@pytest.mark.parametrize("mode", MODES[:2])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_steps_are_captured_once_and_replayed(place: Make, version: str) -> None:
-    here = place(version)
+def test_steps_are_captured_once_and_replayed(place: Make, version: str, mode: str) -> None:
+    here = place(version, mode)
     with here.load() as pipeline:
         first, spent = run(pipeline), Spent(here)
         captured = Spent(here)
@@ -58,9 +61,10 @@ def test_steps_are_captured_once_and_replayed(place: Make, version: str) -> None
         assert pipeline.engines.backend.steps.graphs.refused is None  # type: ignore[union-attr]
 
 
+@pytest.mark.parametrize("mode", MODES[:2])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_without_graphs_and_in_the_plain_loop_the_same_tokens(place: Make, version: str) -> None:
-    here = place(version)
+def test_without_graphs_and_in_the_plain_loop_the_same_tokens(place: Make, version: str, mode: str) -> None:
+    here = place(version, mode)
     with here.load() as pipeline:
         want = tokens_of(run(pipeline, CLOUDS[:2]))
     with here.load(cuda_graphs=False) as pipeline:
@@ -74,14 +78,14 @@ def test_without_graphs_and_in_the_plain_loop_the_same_tokens(place: Make, versi
         assert spent["launch:append_rows"] == 64, "the rows are appended on the device all the same"
 
 
-def test_a_step_asks_for_nothing_but_its_launch(here: Place) -> None:
+def test_a_step_asks_for_nothing_but_its_launch(either: Place) -> None:
     """Forty steps more: forty launches more, and a look of the host for each chunk. No copy, no memory."""
-    with here.load() as pipeline:
+    with either.load() as pipeline:
         run(pipeline, tokens=57)
         run(pipeline, tokens=57)
-        spent = Spent(here)
+        spent = Spent(either)
         run(pipeline, tokens=17)
-        short, spent = spent.all(), Spent(here)
+        short, spent = spent.all(), Spent(either)
         run(pipeline, tokens=57)
         more = {name: count - short.get(name, 0) for name, count in spent.all().items()}
         looks = 40 // CHUNK
@@ -92,10 +96,10 @@ def test_a_step_asks_for_nothing_but_its_launch(here: Place) -> None:
         }  # fmt: skip
 
 
-def test_prefill_writes_into_the_cache_and_the_encoder_into_the_prompt(here: Place) -> None:
+def test_prefill_writes_into_the_cache_and_the_encoder_into_the_prompt(either: Place) -> None:
     """Between the engines nothing is copied: two table rows for the first step, and one download, of logits."""
-    with here.load() as pipeline:
-        spent = Spent(here)
+    with either.load() as pipeline:
+        spent = Spent(either)
         run(pipeline, CLOUDS[:2], tokens=2)
         assert spent["DeviceToDevice"] == 2 * 2
         assert spent["DeviceToHost"] == 1
@@ -115,18 +119,18 @@ def test_a_stop_token_drops_the_steps_behind_it(here: Place, monkeypatch: pytest
         assert counts["cudaEventDestroy"] == counts["cudaEventCreateWithFlags"], "nor did the marks nobody waited for"
 
 
-def test_limits_come_from_the_profile(here: Place, tmp_path: Path) -> None:
+def test_limits_come_from_the_profile(either: Place, tmp_path: Path) -> None:
     """Engines for a shorter cache than the bundle's: generation ends there."""
-    with here.load() as pipeline:
+    with either.load() as pipeline:
         assert pipeline.engines.decode.limits == {"B": MAX_BATCH, "T": 1, "M": 1024}
         assert pipeline.engines.prefill.limits == {"B": MAX_BATCH, "S": MAX_POINT_TOKENS + 512}
-    short = here.copied(tmp_path / "short")
-    build(short.folder, "--max_length", "400")
+    short = either.copied(tmp_path / "short")
+    build(short.folder, "--max_length", "400", "--language_model", EngineRecord.read(either.engines).language_model)
     with short.load() as pipeline:
         assert pipeline.manifest.cache.capacity == 400
         (result,) = run(pipeline, tokens=500)
         assert (result.stopped_by, len(result.tokens)) == ("cache capacity", 400 - result.report.prompt_tokens + 1)
-        want = run(plain(here), tokens=len(result.tokens))
+        want = run(plain(either), tokens=len(result.tokens))
         assert result.tokens == want[0].tokens
 
 
@@ -147,9 +151,9 @@ def test_compatible_engines_run_elsewhere(place: Make, fake_gpu: Any, tmp_path: 
         Place(fake_gpu("8.6.0"), there.folder).load()
 
 
-def test_a_captured_step_keeps_its_context(here: Place) -> None:
+def test_a_captured_step_keeps_its_context(either: Place) -> None:
     """Each set of shapes has a context of its own: another scene's shapes must not reach what a graph was made of."""
-    with here.load() as pipeline:
+    with either.load() as pipeline:
         decode: Any = pipeline.engines.decode
         for clouds in (CLOUDS[:1], CLOUDS, CLOUDS[:2]):
             run(pipeline, clouds, tokens=20)
@@ -159,10 +163,10 @@ def test_a_captured_step_keeps_its_context(here: Place) -> None:
         assert sorted(batches) == [(1, 1), (2, 1), (3, 1)]
 
 
-def test_teacher_forced_logits_are_those_of_onnx_runtime(here: Place) -> None:
+def test_teacher_forced_logits_are_those_of_onnx_runtime(either: Place) -> None:
     """Recorded step by step, the cache left out."""
     arrays = []
-    for pipeline in (here.load(), plain(here)):
+    for pipeline in (either.load(), plain(either)):
         recorder = Recorder(pipeline.engines.backend, 4)
         run(pipeline, tokens=6, recorder=recorder)
         arrays.append(recorder.arrays)

@@ -28,9 +28,9 @@ from tests.engines.built import (
 from tests.scenes import room
 
 
-def test_scenes_beyond_the_profile_are_refused_and_the_next_one_runs(here: Place) -> None:
-    want = tokens_of(run(plain(here)))
-    with here.load() as pipeline:
+def test_scenes_beyond_the_profile_are_refused_and_the_next_one_runs(either: Place) -> None:
+    want = tokens_of(run(plain(either)))
+    with either.load() as pipeline:
         with pytest.raises(EngineError) as voxels:
             run(pipeline, [room(5, 6000, (2.0, 1.5, 1.0))])
         assert re.fullmatch(
@@ -99,11 +99,11 @@ def refusals(here: Place) -> list[str]:
     return said
 
 
-def test_a_gpu_without_room(here: Place) -> None:
-    want = tokens_of(run(plain(here)))
-    device, before = here.gpu.device, here.used()
+def test_a_gpu_without_room(either: Place) -> None:
+    want = tokens_of(run(plain(either)))
+    device, before = either.gpu.device, either.used()
     total = device.memory
-    with here.load() as pipeline:
+    with either.load() as pipeline:
         device.memory = device.bytes_allocated() + 600_000
         with pytest.raises(EngineError) as caught:
             run(pipeline, CLOUDS)
@@ -111,13 +111,13 @@ def test_a_gpu_without_room(here: Place) -> None:
         del caught
         device.memory = total
         assert tokens_of(run(pipeline)) == want, "the process goes on"
-    for said in refusals(here):  # with less than the plans, scratch memory or a first step take
+    for said in refusals(either):  # with less than the plans, scratch memory or a first step take
         assert re.search(r"the GPU has not the memory to load it|^the GPU has no room left", said)
         assert "Build them: " not in said, "building the same again would not help"
     device.memory = total
     gc.collect()
     del pipeline
-    assert here.used() == before
+    assert either.used() == before
 
 
 @pytest.mark.parametrize(("graph", "name"), [("encoder", "encoder"), (MODEL, "prefill")])

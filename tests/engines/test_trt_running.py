@@ -17,6 +17,7 @@ from runtime.pipeline import Pipeline
 from runtime.scene import Request
 from tests.engines.built import (
     CLOUDS,
+    MODES,
     VERSIONS,
     Make,
     Place,
@@ -68,9 +69,10 @@ def together(actions: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
+@pytest.mark.parametrize("mode", MODES[:2])
 @pytest.mark.parametrize("version", VERSIONS)
-def test_ten_times_load_run_and_close(place: Make, version: str) -> None:
-    here = place(version)
+def test_ten_times_load_run_and_close(place: Make, version: str, mode: str) -> None:
+    here = place(version, mode)
     before = here.used()
     for _ in range(10):
         pipeline = here.load()

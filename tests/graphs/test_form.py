@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export.bundle import SHARED
+from export.tensorrt_graphs import SHARED, STACKED
 from runtime.bundle import PAST, ROWS
 from tests.exported import FAMILIES, Export
 
@@ -18,7 +18,7 @@ Add Cast Concat Cos Div Erf Expand Gather Gemm LayerNormalization Less LessOrEqu
 ReduceMean Reshape Shape Sigmoid Sin Slice Softmax Split Sqrt Squeeze Sub Transpose Unsqueeze Where
 """
 PORTABLE = frozenset(OPERATORS.split())
-GRAPHS = ["encoder", "prefill", "decode", SHARED]
+GRAPHS = ["encoder", "prefill", "decode", *STACKED]
 
 
 def axes(values: object) -> dict[str, list[int | str]]:
@@ -123,7 +123,7 @@ def test_the_shared_graph_takes_what_both_take(exported: Export, family: str) ->
 def test_the_language_models_graphs_share_one_weight_file(exported: Export) -> None:
     bundle = exported("qwen").bundle
     external = {}
-    for graph in ("prefill", "decode", SHARED):
+    for graph in ("prefill", "decode", *STACKED):
         model = onnx.load(bundle.graph(graph), load_external_data=False)
         external[graph] = {
             tensor.name: {entry.key: entry.value for entry in tensor.external_data}
@@ -132,7 +132,7 @@ def test_the_language_models_graphs_share_one_weight_file(exported: Export) -> N
         }
         inline = [tensor for tensor in model.graph.initializer if tensor.data_location != onnx.TensorProto.EXTERNAL]
         assert sum(len(tensor.raw_data) for tensor in inline) < 4096, "weights belong into the external file"
-    assert external["prefill"] == external["decode"] == external[SHARED]
+    assert all(each == external["prefill"] for each in external.values())
     assert {record["location"] for record in external["prefill"].values()} == {"language_model.weights"}
     index = json.loads((bundle.folder / "language_model.weights.index.json").read_text())
     assert {name: str(record["offset"]) for name, record in index.items()} == {

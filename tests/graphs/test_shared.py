@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 
-from export.bundle import SHARED
+from export.tensorrt_graphs import SHARED
 from runtime.arrays import Array
 from runtime.bundle import PAST, ROWS
 from runtime.manifest import LanguageModelSpec

@@ -12,11 +12,11 @@ import onnxruntime
 import pytest
 import torch
 
-from export.bundle import SHARED
 from export.graph.language_model import shared_graph
 from export.graph.weights import WeightFile
 from export.passes.stack_cache import stack_cache
 from export.quantization.options import quantization_spec
+from export.tensorrt_graphs import SHARED, STACKED
 from runtime.arrays import Array
 from runtime.bundle import PAST, ROWS, Bundle
 from runtime.manifest import FILE_NAME, LanguageModelSpec, Manifest
@@ -152,9 +152,9 @@ def test_the_form(exported: Export, graph: str, tmp_path: Path) -> None:
     if graph != SHARED:
         shutil.copy(bundle.folder / bundle.manifest.weights[graph], tmp_path)
     onnx.checker.check_model(str(path), full_check=True)
-    if graph == SHARED:
-        assert model.graph == onnx.load(bundle.graph(SHARED), load_external_data=False).graph, "what the bundle has"
-        assert bundle.manifest.weights[SHARED] == bundle.manifest.weights["decode"]
+    written = graph if graph == SHARED else f"{graph}.stacked"
+    assert model.graph == onnx.load(bundle.graph(written), load_external_data=False).graph, "what the bundle has"
+    assert bundle.manifest.weights[written] == bundle.manifest.weights["decode"]
 
 
 def test_graphs_without_the_cache_tensors_are_refused(exported: Export) -> None:
@@ -188,11 +188,12 @@ def test_a_bundle_from_before_still_runs(exported: Export, tmp_path: Path) -> No
 
 
 def without_stacked_graph(folder: Path) -> None:
-    """Make a bundle what it was before the stacked graph came."""
+    """Make a bundle what it was before the stacked graphs came."""
     manifest = Manifest.read(folder)
-    file = manifest.graphs.pop(SHARED)
-    manifest.weights.pop(SHARED)
-    manifest.files.pop(file)
-    (folder / file).unlink()
+    for name in STACKED:
+        file = manifest.graphs.pop(name)
+        manifest.weights.pop(name)
+        manifest.files.pop(file)
+        (folder / file).unlink()
     manifest.write(folder)
     assert "stacked" not in json.dumps((folder / FILE_NAME).read_text())
