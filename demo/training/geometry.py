@@ -26,19 +26,21 @@ TABULATED = 6  # bits of an axis for which Hilbert codes are looked up; 300,000 
 
 @dataclass(frozen=True, slots=True)
 class Patches:
-    """order [G, W] rows of each patch; valid [G, W] false where a patch is filled up; inverse [N] into the G * W."""
+    """order [G, W] rows of each patch; valid [G, W] false where a patch is filled up; inverse [N], each row's own place
+    of the G * W; extra [G * W - N], the places that are no row's own: their row is borrowed, or they are filled up."""
 
     order: Tensor
     valid: Tensor | None
     inverse: Tensor
+    extra: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
     """N voxels of all scenes.
 
-    coords float32 [N, 3] in metres, scene [N]; neighbours [N, 27], N where a cell is empty; patches by slot; children
-    [M, stride**3] of the next stage's M voxels, and parent [N], the voxel of the next stage that each belongs to.
+    coords float32 [N, 3] in metres, scene [N]; neighbours int32 [N, 27], N where a cell is empty; patches by slot;
+    children [M, stride**3] of the next stage's M voxels, and parent [N], the voxel of the next stage of each.
     """
 
     coords: Tensor
@@ -99,12 +101,15 @@ def geometry(grid: Tensor, coords: Tensor, scene: Tensor, scenes: int, spec: Enc
 
 
 def neighbours(grid: Tensor, scene: Tensor) -> Tensor:
-    """Row of each of the 27 cells around each voxel [N, 27]; N where it is empty. Voxels must be sorted."""
+    """Row of each of the 27 cells around each voxel, int32 [N, 27]; N where it is empty. Voxels must be sorted.
+
+    In memory the rows of one offset lie side by side, as neighbouring voxels look them up and as they are read.
+    """
     keys = _keys(grid, scene)
     steps = torch.tensor(list(product((-1, 0, 1), repeat=3)), device=grid.device)
-    wanted = keys[:, None] + (steps[:, 0] * SPAN + steps[:, 1]) * SPAN + steps[:, 2]  # [N, 27]
+    wanted = keys + ((steps[:, 0] * SPAN + steps[:, 1]) * SPAN + steps[:, 2])[:, None]  # [27, N]
     place = torch.searchsorted(keys, wanted).clamp_(max=len(keys) - 1)
-    return torch.where(keys[place] == wanted, place, len(keys))
+    return torch.where(keys[place] == wanted, place, len(keys)).int().t()
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,7 +172,13 @@ def attention_patches(codes: Tensor, scene: Tensor, scenes: int, patch_size: int
     inverse = torch.empty_like(along)
     own = torch.arange(len(along), device=codes.device) - first_row[scene[along]]
     inverse[along] = first_patch[scene[along]] * width + own
-    return Patches(order, None if bool(valid.all()) else valid, inverse)
+    return Patches(order, None if bool(valid.all()) else valid, inverse, other_places(inverse, order.numel()))
+
+
+def other_places(inverse: Tensor, places: int) -> Tensor:
+    """The numbers below `places` that are not in `inverse`, whose numbers differ."""
+    is_other = torch.ones(places, dtype=torch.bool, device=inverse.device).index_fill_(0, inverse, False)
+    return is_other.nonzero()[:, 0]
 
 
 def _keys(grid: Tensor, scene: Tensor) -> Tensor:

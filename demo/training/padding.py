@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from demo.training.batch import Answers, Batch
-from demo.training.geometry import Geometry, Patches, Stage
+from demo.training.geometry import Geometry, Patches, Stage, other_places
 from demo.training.hints import STAGE, Hints
 from demo.training.language import Tables
 from demo.training.prompts import DROPPED
@@ -28,13 +29,15 @@ ROUND = 64
 @dataclass(frozen=True, slots=True)
 class Caps:
     """The largest batch: voxels of each stage; rows of an attention patch and patches of each stage; positions of a
-    sequence and tokens of all answers."""
+    sequence, tokens of all answers, scenes. In the patches a batch leaves enough places free for the voxels that it is
+    filled up with."""
 
     voxels: tuple[int, ...]
     widths: tuple[int, ...]
     patches: tuple[int, ...]
     positions: int
     answers: int
+    scenes: int
 
 
 def find_caps(batches: Iterable[Batch], spec: EncoderSpec) -> Caps:
@@ -42,13 +45,16 @@ def find_caps(batches: Iterable[Batch], spec: EncoderSpec) -> Caps:
     seen = [_sizes(batch) for batch in batches]
     most = [max(column) for column in zip(*seen, strict=True)]
     stages = spec.stages
-    voxels, widths = most[:stages], most[stages : 2 * stages]
+    voxels = tuple(map(_roomy, most[:stages]))
+    widths = tuple(min(_roomy(width), size) for width, size in zip(most[stages:], spec.patch_sizes, strict=False))
+    positions, answers, scenes = most[-3:]
     return Caps(
-        voxels=tuple(map(_roomy, voxels)),
-        widths=tuple(min(_roomy(width), size) for width, size in zip(widths, spec.patch_sizes, strict=True)),
-        patches=tuple(map(_roomy, most[2 * stages : 3 * stages])),
-        positions=_roomy(most[-2]),
-        answers=_roomy(most[-1]),
+        voxels=voxels,
+        widths=widths,
+        patches=tuple(map(partial(_enough, scenes), most[2 * stages : 3 * stages], voxels, widths)),
+        positions=_roomy(positions),
+        answers=_roomy(answers),
+        scenes=scenes,
     )
 
 
@@ -57,7 +63,13 @@ def _sizes(batch: Batch) -> list[int]:
     orders = [next(iter(stage.patches.values())).order for stage in stages]
     counts = [len(stage.neighbours) for stage in stages]
     rows = [order.shape[1] for order in orders]
-    return [*counts, *rows, *map(len, orders), batch.input_ids.shape[1], len(batch.answers.target)]
+    scenes, length = batch.input_ids.shape
+    return [*counts, *rows, *map(len, orders), length, len(batch.answers.target), scenes]
+
+
+def _enough(scenes: int, seen: int, voxels: int, width: int) -> int:
+    """Patches with places for all voxels, and for what each scene's last patch borrows, which is less than a patch."""
+    return max(_roomy(seen), math.ceil(voxels / width) + scenes)
 
 
 def _roomy(count: int) -> int:
@@ -66,7 +78,7 @@ def _roomy(count: int) -> int:
 
 def fits(batch: Batch, caps: Caps) -> bool:
     """Whether a batch is no larger than the caps."""
-    most = [*caps.voxels, *caps.widths, *caps.patches, caps.positions, caps.answers]
+    most = [*caps.voxels, *caps.widths, *caps.patches, caps.positions, caps.answers, caps.scenes]
     return all(size <= cap for size, cap in zip(_sizes(batch), most, strict=True))
 
 
@@ -90,27 +102,29 @@ def fill_up(batch: Batch, caps: Caps) -> Batch:
 def _stage(stage: Stage, number: int, caps: Caps) -> Stage:
     cap, nowhere = caps.voxels[number], len(stage.neighbours)
     neighbours = torch.where(stage.neighbours == nowhere, cap, stage.neighbours)
-    children = None if stage.children is None else _rows(stage.children, caps.voxels[number + 1], 0)
+    children = None if stage.children is None else _rows(stage.children, caps.voxels[number + 1], cap)
     nothing = stage.coords.new_zeros(0)
     return Stage(
         coords=nothing,
         scene=nothing,
-        neighbours=_rows(neighbours, cap, cap),
+        neighbours=_columns(neighbours.t(), cap, cap).t(),  # the rows of an offset stay side by side
         patches={slot: _patches(one, number, caps) for slot, one in stage.patches.items()},
         children=children,
     )
 
 
 def _patches(patches: Patches, number: int, caps: Caps) -> Patches:
-    count, width = patches.order.shape
+    """Voxels that are filled up with get places of their own among the free ones, as every voxel has one: gradients
+    are looked up there."""
+    (count, width), rows = patches.order.shape, len(patches.inverse)
     valid = torch.ones_like(patches.order, dtype=torch.bool) if patches.valid is None else patches.valid
     valid = _rows(_columns(valid, caps.widths[number], False), caps.patches[number], False)
+    order = _rows(_columns(patches.order, caps.widths[number], 0), caps.patches[number], 0)
+    free = (~valid).flatten().nonzero()[:, 0]
+    order.view(-1)[free] = (rows + torch.arange(len(free), device=free.device)) % caps.voxels[number]
+    inverse = torch.cat([_restrided(patches.inverse, width, caps.widths[number]), free[: caps.voxels[number] - rows]])
     valid[count:, 0] = True  # a patch that is none looks at one row, for a softmax over nothing is no number
-    return Patches(
-        order=_rows(_columns(patches.order, caps.widths[number], 0), caps.patches[number], 0),
-        valid=valid,
-        inverse=_rows(_restrided(patches.inverse, width, caps.widths[number]), caps.voxels[number], 0),
-    )
+    return Patches(order, valid, inverse, other_places(inverse, order.numel()))
 
 
 def _answers(answers: Answers, length: int, caps: Caps) -> Answers:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from demo.training.config import write_config
-from demo.training.encoder import convolve, encode
+from demo.training.convolution import convolve
+from demo.training.encoder import encode
 from demo.training.geometry import Geometry, curve_codes, geometry, neighbours, voxelize
 from demo.training.model import DemoModel, new_model
 from export.modules.encoder import SubmanifoldConvolution
