@@ -1,0 +1,151 @@
+// Attention of one token over the valid prefix of a stacked, token-major cache: past [M, 2L*K, D] (one sequence). A unit of
+// work is a key head and a piece of the prefix, for all GROUP query heads of that key head, and one warp does it, without
+// waiting for any other: scores, softmax and mix stay in its registers. The unit with the newest row rotates the key,
+// writes key and value into the cache and goes on with what it wrote.
+#pragma once
+#include "flagged.cuh"
+#include "numbers.cuh"
+
+constexpr int TILE = 64;  // cache rows at a time
+constexpr int GROUP = HEADS / KV_HEADS;
+constexpr int CACHE_ROW = 2 * LAYERS * KV_HEADS * HEAD_DIM;  // numbers that one token keeps
+static_assert(HEAD_DIM == 64 && GROUP <= 8, "what the lanes are laid out for");
+
+struct alignas(128) AttentionMemory {
+  Half keys[TILE * HEAD_DIM], values[TILE * HEAD_DIM];  // 16 bytes at place p of row r are at place p ^ r % 8
+  float cos[HEAD_DIM], sin[HEAD_DIM];                  // of the newest row
+};
+
+struct Piece {
+  int first, count, position;  // rows, and the newest
+};
+
+// Where 8 halves of a row begin.
+__device__ __forceinline__ int place_of(int row, int eighth) { return row * HEAD_DIM + (eighth ^ row % 8) * 8; }
+
+// One warp asks for TILE rows of keys and values; rows behind the piece become zeros, the newest is left to `put_newest`.
+__device__ __forceinline__ void ask_rows(AttentionMemory &memory, const Half *keys, const Half *values, const Piece &piece) {
+  for (int i = this_thread() % 32; i < TILE * HEAD_DIM / 8; i += 32) {
+    const int r = i / (HEAD_DIM / 8), eighth = i % (HEAD_DIM / 8), row = piece.first + r;
+    if (r < piece.count && row == piece.position) continue;
+    const bool real = r < piece.count;
+    const long long at = real ? (long long)row * CACHE_ROW + eighth * 8 : 0;
+    copy_async(memory.keys + place_of(r, eighth), keys + at, real);
+    copy_async(memory.values + place_of(r, eighth), values + at, real);
+  }
+}
+
+// x * cos + rotate_half(x) * sin, of channels d and d + D/2 (low, high). Tables are full width, since the two may carry
+// different angles.
+__device__ __forceinline__ void rotate(float &low, float &high, const float *cos, const float *sin, int d) {
+  const float x = low, y = high;
+  low = x * cos[d] - y * sin[d];
+  high = y * cos[d + HEAD_DIM / 2] + x * sin[d + HEAD_DIM / 2];
+}
+
+// The newest row, where the piece has it: two channels a lane.
+__device__ __forceinline__ void put_newest(AttentionMemory &memory, Half *keys, Half *values, const Piece &piece,
+                                           const Flagged *key, const Flagged *value, unsigned turn, const float *cos,
+                                           const float *sin) {
+  const int r = piece.position - piece.first, lane = this_thread() % 32;
+  if (r < 0 || r >= piece.count) return;
+  float k[2], v[2];
+  take(key + lane, key + lane + 32, turn, k[0], k[1]);
+  take(value + lane, value + lane + 32, turn, v[0], v[1]);
+  rotate(k[0], k[1], cos, sin, lane);
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const int d = lane + 32 * i, at = place_of(r, d / 8) + d % 8;
+    const long long row = (long long)piece.position * CACHE_ROW + d;
+    keys[row] = memory.keys[at] = to_half(k[i]);
+    values[row] = memory.values[at] = to_half(v[i]);
+  }
+}
+
+// A warp's queries: head lane / 4, rotated and scaled, as what `multiply` takes from the left.
+struct Queries {
+  unsigned x[8];  // channels 8 * i + 2 * (lane % 4) and the next
+
+  __device__ __forceinline__ void take(const Flagged *queries, unsigned turn, const float *cos, const float *sin) {
+    const int lane = this_thread() % 32, head = min(lane / 4, GROUP - 1), d = lane % 4 * 2;
+    const Flagged *from = queries + head * HEAD_DIM + d;
+    uint4 seen[8];
+#pragma unroll
+    for (int i = 0; i < 8; ++i) seen[i] = look(from + 8 * i);
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      insist(from + 8 * i, turn, seen[i]), insist(from + 8 * i + 32, turn, seen[i + 4]);
+      float a = __uint_as_float(seen[i].x), b = __uint_as_float(seen[i].z);
+      float c = __uint_as_float(seen[i + 4].x), e = __uint_as_float(seen[i + 4].z);
+      rotate(a, c, cos, sin, 8 * i + d), rotate(b, e, cos, sin, 8 * i + d + 1);
+      const float scale = 0.125f;  // HEAD_DIM ** -0.5
+      x[i] = to_halves(a * scale, b * scale), x[i + 4] = to_halves(c * scale, e * scale);
+    }
+  }
+};
+
+// What a warp has of head lane / 4: the largest score, the sum of weights relative to it, and of the mix channels
+// 8 * i + 2 * (lane % 4) and the next.
+struct Mixed {
+  float largest = LOWEST, total = 0, values[8][2] = {};
+
+  // A tile more.
+  __device__ __forceinline__ void add(const AttentionMemory &memory, const Queries &queries, int count) {
+    float scores[TILE / 8][2];
+    score(memory, queries, count, scores);
+    float peak = largest;
+#pragma unroll
+    for (int i = 0; i < TILE / 8; ++i) peak = fmaxf(peak, fmaxf(scores[i][0], scores[i][1]));
+    peak = fmaxf(peak, __shfl_xor_sync(~0u, peak, 1));
+    peak = fmaxf(peak, __shfl_xor_sync(~0u, peak, 2));
+    const float factor = __expf(largest - peak);
+    largest = peak, total *= factor;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) values[i][0] *= factor, values[i][1] *= factor;
+    unsigned weights[TILE / 8];
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < TILE / 8; ++i) {
+      const float a = __expf(scores[i][0] - peak), b = __expf(scores[i][1] - peak);
+      sum += a + b;
+      weights[i] = to_halves(a, b);
+    }
+    sum += __shfl_xor_sync(~0u, sum, 1);
+    sum += __shfl_xor_sync(~0u, sum, 2);
+    total += sum;
+    mix(memory, weights);
+  }
+
+  // Scores of rows 8 * i + 2 * (lane % 4) and the next.
+  __device__ __forceinline__ static void score(const AttentionMemory &memory, const Queries &queries, int count,
+                                               float (&scores)[TILE / 8][2]) {
+    const int lane = this_thread() % 32;
+#pragma unroll
+    for (int i = 0; i < TILE / 8; ++i) {
+      scores[i][0] = scores[i][1] = 0;
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        unsigned keys[4];
+        load_matrices(keys, memory.keys + place_of(8 * i + lane % 8, 4 * half + lane / 8));
+        multiply(scores[i], queries.x[4 * half], queries.x[4 * half + 1], keys[0], keys[1]);
+        multiply(scores[i], queries.x[4 * half + 2], queries.x[4 * half + 3], keys[2], keys[3]);
+      }
+#pragma unroll
+      for (int j = 0; j < 2; ++j)
+        if (8 * i + lane % 4 * 2 + j >= count) scores[i][j] = LOWEST;
+    }
+  }
+
+  __device__ __forceinline__ void mix(const AttentionMemory &memory, const unsigned (&weights)[TILE / 8]) {
+    const int lane = this_thread() % 32;
+#pragma unroll
+    for (int step = 0; step < TILE / 16; ++step)
+#pragma unroll
+      for (int i = 0; i < 8; i += 2) {
+        unsigned rows[4];
+        load_transposed(rows, memory.values + place_of(16 * step + lane / 8 % 2 * 8 + lane % 8, i + lane / 16));
+        multiply(values[i], weights[2 * step], weights[2 * step + 1], rows[0], rows[1]);
+        multiply(values[i + 1], weights[2 * step], weights[2 * step + 1], rows[2], rows[3]);
+      }
+  }
+};

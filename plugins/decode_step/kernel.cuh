@@ -1,0 +1,314 @@
+// Whole decode steps of one sequence in one persistent kernel: all layers, the head and the choice of the next token.
+//
+// One block for each multiprocessor: WARPS warps that multiply, one that attends, one that asks for weights. Every matrix is
+// cut by rows over the blocks. The grid never waits at a barrier: what one block gives to others carries the turn in which
+// it was written (flagged.cuh). Weights wait for nobody (ring.cuh). Hidden states, norms, sums, softmax and rotation are
+// float32; what goes into a product is half.
+//
+// The definition is reference.py. Sizes come as macros: HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, HEAD_DIM,
+// VOCABULARY, QKV_BIAS, EPSILON, HALF_IS_BF16, and for tuning WARPS, SLOTS, SLOT_BYTES, FLIGHT, SPLIT_*, PAIRS.
+
+#include "arguments.cuh"
+#include "attending.cuh"
+#include "pieces.cuh"
+
+// ---- the producer: everything in the order in which `Step` computes it
+
+__device__ void produce(const StepArguments &a, Memory &memory) {
+  Producer producer(memory.ring, &memory.barriers, FLIGHT);
+  const Rows qkv(QKV_ROWS), hidden(HIDDEN), inner(INTERMEDIATE, 2), head(VOCABULARY);
+  for (int step = 0; step < a.steps; ++step) {
+    for (int l = 0; l < LAYERS; ++l) {
+      const LayerWeights &w = memory.layers[l];
+      producer.push(w.qkv + (long long)qkv.first * HIDDEN, qkv.count * HIDDEN * 2);
+      producer.push(w.o + (long long)hidden.first * QUERIES, hidden.count * QUERIES * 2);
+      producer.push(w.gate_up + (long long)inner.first * HIDDEN, inner.count * HIDDEN * 2);
+      producer.push(w.gate_up + (long long)(INTERMEDIATE + inner.first) * HIDDEN, inner.count * HIDDEN * 2);
+      producer.push(w.down + (long long)hidden.first * INTERMEDIATE, hidden.count * INTERMEDIATE * 2);
+    }
+    producer.push(a.head + (long long)head.first * HIDDEN, head.count * HIDDEN * 2);
+  }
+  producer.flush();
+}
+
+// ---- the warps that multiply
+
+struct Step {
+  const StepArguments &a;
+  Memory &memory;
+  Consumer stream;
+  unsigned turn = 0;  // goes with everything that is written for the grid; a new one for each layer and each choice
+  int position = 0, layer = 0;
+  int thread, warp, lane;
+  int mark_count = 0;
+
+  __device__ Step(const StepArguments &a, Memory &memory) : a(a), memory(memory) {
+    stream.barriers = &memory.barriers;
+    begin_phase();
+  }
+
+  // At the start of a phase.
+  __device__ __forceinline__ void begin_phase() { thread = this_thread(), warp = thread / 32, lane = thread % 32; }
+
+  __device__ __forceinline__ void mark() {
+#if PROFILE
+    if (thread == 0 && a.marks) a.marks[((long long)blockIdx.x * (LAYERS + 1) + layer) * 32 + mark_count] = clock64();
+    ++mark_count;
+#endif
+  }
+
+  // Cycles that warp 0 waited for weights since the last call, as mark number 24 + phase.
+  __device__ __forceinline__ void mark_stall(int phase) {
+#if PROFILE
+    if (thread == 0 && a.marks) a.marks[((long long)blockIdx.x * (LAYERS + 1) + layer) * 32 + 24 + phase] = stream.stalled;
+    stream.stalled = 0;
+#endif
+  }
+
+  // Wait for a hidden state (null: take the embedding), norm it, and put it into memory.x.
+  __device__ __forceinline__ void load_normed(const Flagged *hidden, const Half *norm, unsigned turn) {
+    const bool loads = thread < HIDDEN / WIDE;
+    uint2 gains[WIDE / 4];
+    float x[WIDE];
+    if (loads) {
+#pragma unroll
+      for (int i = 0; i < WIDE / 4; ++i) gains[i] = __ldg((const uint2 *)norm + thread * (WIDE / 4) + i);
+      if (hidden) take(hidden + WIDE * thread, turn, x);
+      else embed(x);
+      float sum = 0;
+#pragma unroll
+      for (int i = 0; i < WIDE; ++i) sum += x[i] * x[i];
+      sum = sum_of_warp(sum);
+      if (lane == 0) memory.squares[warp] = sum;
+    }
+    mark();
+    sync();
+    if (loads) {
+      const float s = scale();
+#pragma unroll
+      for (int i = 0; i < WIDE / 4; ++i) {
+        const float2 a = to_floats(gains[i].x), b = to_floats(gains[i].y);
+        const float *y = x + 4 * i;
+        ((uint2 *)memory.x)[thread * (WIDE / 4) + i] =
+            make_uint2(to_halves(y[0] * s * a.x, y[1] * s * a.y), to_halves(y[2] * s * b.x, y[3] * s * b.y));
+      }
+    }
+    sync();
+  }
+
+  static constexpr int WIDE = HIDDEN / 4 <= THREADS ? 4 : 8;  // channels of the hidden state that a thread has
+  static_assert(HIDDEN % (32 * WIDE) == 0 && HIDDEN / WIDE <= THREADS, "whole warps have something");
+
+  __device__ __forceinline__ void embed(float (&x)[WIDE]) {
+    const uint2 *row = (const uint2 *)(a.embedding + (long long)memory.token * HIDDEN) + thread * (WIDE / 4);
+#pragma unroll
+    for (int i = 0; i < WIDE / 4; ++i) {
+      const uint2 bits = __ldg(row + i);
+      const float2 low = to_floats(bits.x), high = to_floats(bits.y);
+      x[4 * i] = low.x, x[4 * i + 1] = low.y, x[4 * i + 2] = high.x, x[4 * i + 3] = high.y;
+    }
+  }
+
+  __device__ __forceinline__ float scale() {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < HIDDEN / WIDE / 32; ++i) sum += memory.squares[i];
+    return rsqrtf(sum / HIDDEN + EPSILON);
+  }
+
+  __device__ void project() {
+    begin_phase();
+    const LayerWeights &w = memory.layers[layer];
+    const Rows rows(QKV_ROWS);
+    const float bias = QKV_BIAS && thread < rows.count ? to_float(__ldg(w.qkv_bias + rows.first + thread)) : 0;
+    load_normed(layer == 0 ? nullptr : a.hidden_in, w.input_norm, turn - 1);
+    const Columns<HIDDEN, SPLIT_HIDDEN> columns(thread);
+    mark();
+    few_rows<FEW_TILES, FEW>(stream, memory.ring, columns, memory.x, rows.count, memory.few);
+    mark_stall(0);
+    sync();
+    mark();
+    if (thread < rows.count) give(a.qkv + rows.first + thread, turn, row_sum<SPLIT_HIDDEN, FEW>(memory.few, thread) + bias);
+    mark();
+  }
+
+  // Rows of the hidden state grow by what a product left.
+  template <int KSPLIT>
+  __device__ __forceinline__ void add_residual(Flagged *hidden, const Rows &rows) {
+    if (thread < rows.count)
+      give(hidden + rows.first + thread, turn, memory.residual[thread] += row_sum<KSPLIT, FEW>(memory.few, thread));
+    mark();
+  }
+
+  __device__ void leave_attention() {
+    begin_phase();
+    const Rows rows(HIDDEN);
+    put_mixed(a.mixed, a.peaks, turn, pieces_at(position), memory.x);
+    mark(), mark(), mark();
+    sync();
+    const Columns<QUERIES, SPLIT_QUERIES> columns(thread);
+    mark();
+    few_rows<FEW_TILES, FEW>(stream, memory.ring, columns, memory.x, rows.count, memory.few);
+    mark_stall(1);
+    sync();
+    mark();
+    add_residual<SPLIT_QUERIES>(a.hidden_mid, rows);
+  }
+
+  __device__ void expand() {
+    begin_phase();
+    const Rows rows(INTERMEDIATE, 2);
+    load_normed(a.hidden_mid, memory.layers[layer].post_norm, turn);
+    const Kept<HIDDEN, SPLIT_HIDDEN> vector(thread, memory.x);
+    mark();
+    many_rows<PAIRS, MANY>(stream, memory.ring, vector, 2 * rows.count, memory.many[0]);
+    mark_stall(2);
+    sync();
+    mark();
+    if (thread < rows.count / 2) give_halves(a.activation + rows.first / 2 + thread, turn, gated(rows, 2 * thread), gated(rows, 2 * thread + 1));
+    mark();
+  }
+
+  // silu(gate) * up of one of this block's rows.
+  __device__ __forceinline__ float gated(const Rows &rows, int row) {
+    const float gate = row_sum<SPLIT_HIDDEN, MANY>(memory.many[0], row);
+    const float up = row_sum<SPLIT_HIDDEN, MANY>(memory.many[0], rows.count + row);
+    return gate / (1 + __expf(-gate)) * up;
+  }
+
+  __device__ void contract() {
+    begin_phase();
+    const Rows rows(HIDDEN);
+    const Columns<INTERMEDIATE, SPLIT_INNER> columns(thread);
+    columns.take(a.activation, turn, memory.x);
+    mark(), mark();
+    few_rows<LONG_TILES, FEW>(stream, memory.ring, columns, memory.x, rows.count, memory.few);
+    mark_stall(3);
+    sync();
+    mark();
+    add_residual<SPLIT_INNER>(a.hidden_in, rows);
+  }
+
+  // The larger value, of equal ones the first; a NaN is above all, as in numpy's argmax.
+  __device__ __forceinline__ static bool above(const Best &a, const Best &b) {
+    const bool nan_a = a.value != a.value, nan_b = b.value != b.value;
+    if (nan_a || nan_b) return nan_a && (!nan_b || a.index < b.index);
+    return a.value > b.value || (a.value == b.value && a.index < b.index);
+  }
+
+  __device__ __forceinline__ static Best best_of_warp(Best mine) {
+#pragma unroll
+    for (int offset = 16; offset > 0; offset /= 2) {
+      const Best other = {__shfl_xor_sync(~0u, mine.value, offset), __shfl_xor_sync(~0u, mine.index, offset)};
+      if (above(other, mine)) mine = other;
+    }
+    return mine;
+  }
+
+  // Head product and the first of the largest logits, which every block then knows.
+  __device__ void choose(int step) {
+    begin_phase();
+    const Rows rows(VOCABULARY);
+    load_normed(a.hidden_in, a.final_norm, turn - 1);
+    const Kept<HIDDEN, SPLIT_HIDDEN> vector(thread, memory.x);
+    mark();
+    Best mine = {__int_as_float(0xff800000), 0x7fffffff};  // minus infinity, behind every index
+    for (int first = 0, buffer = 0; first < rows.count; first += MANY, buffer ^= 1) {
+      const int count = min(MANY, rows.count - first);
+      many_rows<PAIRS, MANY>(stream, memory.ring, vector, count, memory.many[buffer]);
+      sync();
+      if (thread >= count) continue;
+      const Best other = {row_sum<SPLIT_HIDDEN, MANY>(memory.many[buffer], thread), rows.first + first + thread};
+      if (a.logits) a.logits[(long long)step * VOCABULARY + other.index] = other.value;
+      if (above(other, mine)) mine = other;
+    }
+    mark_stall(0);
+    mark();
+    mine = best_of_warp(mine);
+    if (lane == 0) memory.bests[warp] = mine;
+    sync();
+    if (warp == 0) {
+      mine = best_of_warp(memory.bests[min(lane, WARPS - 1)]);
+      sync_threads<ATTENDED, 64>();
+      if (lane == 0) {
+        __threadfence();  // what the warp that attends has put into the cache
+        give(a.bests + 2 * blockIdx.x, turn, mine.value), give(a.bests + 2 * blockIdx.x + 1, turn, __int_as_float(mine.index));
+      }
+    }
+    mark();
+    agree();
+    mark();
+  }
+
+  __device__ __forceinline__ void agree() {
+    if (warp == 0) {
+      Best mine = {__int_as_float(0xff800000), 0x7fffffff};
+      for (int i = lane; i < gridDim.x; i += 32) {
+        float bits[2];
+        take(a.bests + 2 * i, turn, bits);
+        const Best other = {bits[0], __float_as_int(bits[1])};
+        if (above(other, mine)) mine = other;
+      }
+      mine = best_of_warp(mine);
+      if (lane == 0) memory.token = mine.index;
+    }
+    sync();
+  }
+
+  // This block's own rows of the embedding, to which the layers add.
+  __device__ void begin() {
+    begin_phase();
+    const Rows rows(HIDDEN);
+    if (thread < rows.count)
+      memory.residual[thread] = to_float(a.embedding[(long long)memory.token * HIDDEN + rows.first + thread]);
+    sync();
+  }
+
+  __device__ void run() {
+    const int before = *a.past_length;
+    turn = *a.turns;
+    if (thread == 0) memory.token = *a.token;
+    sync();
+    for (int step = 0; step < a.steps; ++step) {
+      position = before + step;
+      begin();
+      for (layer = 0; layer < LAYERS; ++layer) {
+        mark_count = 0, ++turn;
+        project();
+        leave_attention();
+        expand();
+        contract();
+      }
+      mark_count = 0, ++turn;
+      choose(step);
+      if (blockIdx.x == 0 && thread == 0) a.tokens[step] = memory.token;
+    }
+    finish(before);
+  }
+
+  // Everybody has read what the state was when the last block comes here.
+  __device__ __forceinline__ void finish(int before) {
+    if (thread != 0) return;
+    __threadfence();
+    if (atomicAdd(a.turns + 1, 1u) != gridDim.x - 1) return;
+    a.turns[0] = turn, a.turns[1] = 0;
+    *a.token = memory.token;
+    *a.past_length = before + a.steps;
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS + 64, 1) decode_step(const __grid_constant__ StepArguments a) {
+  Memory &memory = *(Memory *)dynamic_shared();
+  if (threadIdx.x == 0) init_ring(memory.barriers, WARPS);
+  if (threadIdx.x < LAYERS) memory.layers[threadIdx.x] = a.layers[threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x < THREADS) {
+    Step(a, memory).run();
+  } else if (threadIdx.x < THREADS + 32) {
+    Attending(a, memory).run();
+  } else if (threadIdx.x == THREADS + 32) {
+    produce(a, memory);
+  }
+}
+
+extern "C" __device__ const int memory_bytes = sizeof(Memory);  // dynamic shared memory to launch with

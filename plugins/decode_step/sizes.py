@@ -1,0 +1,81 @@
+"""What the decode kernel is compiled for: a model's sizes, and how its work is cut."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from plugins.source import inlined, with_constants
+
+KERNEL = Path(__file__).with_name("kernel.cuh")
+WARP = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizes:
+    """A language model of the Qwen2 or Llama family with half precision weights."""
+
+    hidden: int
+    intermediate: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    qkv_bias: bool
+    epsilon: float
+    bf16: bool
+
+    @property
+    def qkv_rows(self) -> int:
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+    @property
+    def weight_bytes(self) -> int:
+        """What one step reads of matrices."""
+        queries = self.heads * self.head_dim
+        layer = (self.qkv_rows + 2 * self.intermediate) * self.hidden + self.hidden * (queries + self.intermediate)
+        return 2 * (self.layers * layer + self.vocabulary * self.hidden)
+
+    def constants(self) -> dict[str, int | float]:
+        return {
+            "HIDDEN": self.hidden,
+            "INTERMEDIATE": self.intermediate,
+            "LAYERS": self.layers,
+            "HEADS": self.heads,
+            "KV_HEADS": self.kv_heads,
+            "HEAD_DIM": self.head_dim,
+            "VOCABULARY": self.vocabulary,
+            "QKV_BIAS": int(self.qkv_bias),
+            "EPSILON": float(self.epsilon),
+            "HALF_IS_BF16": int(self.bf16),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuning:
+    """How the work is cut. split_*: warps that share a row, each some groups of 64 columns."""
+
+    warps: int = 14  # that multiply
+    slots: int = 22  # of the ring of weights in shared memory
+    slot_bytes: int = 8192
+    flight: int = 4  # slots on their way at a time
+    split_hidden: int = 7  # products over the hidden state: QKV, gate and up, head
+    split_queries: int = 14  # behind attention
+    split_inner: int = 14  # down
+    pairs: int = 1  # of tiles of eight rows, that a warp takes at a time of large matrices
+    profile: int = 0
+
+    @property
+    def threads(self) -> int:
+        """Of a block: one warp attends, one asks for weights."""
+        return WARP * (self.warps + 2)
+
+    def constants(self) -> dict[str, int | float]:
+        names = {name.upper(): value for name, value in asdict(self).items()}
+        return {**names, "MAX_SPLIT": max(self.split_hidden, self.split_queries, self.split_inner)}
+
+
+def source(sizes: Sizes, tuning: Tuning) -> str:
+    """The whole kernel as text, which needs no other file and no header."""
+    return with_constants(inlined(KERNEL), {**sizes.constants(), **tuning.constants()})

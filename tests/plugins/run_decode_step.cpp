@@ -1,0 +1,8 @@
+// The decode kernel on the CPU, called from Python.
+#define EMULATED
+#include KERNEL
+
+extern "C" void run(const StepArguments *arguments, unsigned grid, unsigned seed) {
+  const StepArguments a = *arguments;
+  emulated::launch(grid, THREADS + 64, sizeof(Memory), seed, [&a] { decode_step(a); });
+}

@@ -1,0 +1,77 @@
+"""The decode kernel, run on the CPU by an emulation of the GPU's threads, against its reference in float64."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.compare import assert_close
+from tests.plugins.halves import from_bits, to_bits
+from tests.plugins.small import CACHE, CAPACITY, LIMITS, LLAMA, QWEN, TUNINGS, Emulated, Small, compiled_for_cpu, follow
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is needed to run the kernel on the CPU")
+MODELS = {"qwen": QWEN, "llama": LLAMA}
+BUILDS = [("qwen", "one_tile"), ("llama", "idle_warps")]
+
+
+@pytest.fixture(scope="module", params=BUILDS, ids="-".join)
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    model, tuning = request.param
+    return model, compiled_for_cpu(MODELS[model], TUNINGS[tuning], tmp_path_factory.mktemp("kernel"))
+
+
+@pytest.mark.parametrize(
+    ("length", "steps", "seed"), [(0, 1, 0), (63, 2, 1), (CAPACITY - 1, 1, 3)], ids=lambda x: str(x)
+)
+def test_steps_equal_the_reference(built: tuple[str, Any], length: int, steps: int, seed: int) -> None:
+    name, library = built
+    small = Small.random(MODELS[name], seed)
+    kernel, past = Emulated(library, small), small.past(length, seed)
+    kernel.token[0], kernel.past_length[0], before = 17, length, past.copy()
+    tokens, logits = kernel.run(past, steps, seed)
+    wanted_past = before.copy()
+    assert_close("logits", logits, follow(small, 17, length, wanted_past, tokens), LIMITS[name])
+    assert tokens.tolist() == logits.argmax(1).tolist()
+    assert (kernel.token[0], kernel.past_length[0]) == (tokens[-1], length + steps)
+    bf16, written = small.sizes.bf16, slice(length, length + steps)
+    assert_close("rows", from_bits(past[written], bf16), from_bits(wanted_past[written], bf16), CACHE[name])
+    past[written] = before[written]
+    assert np.array_equal(past, before), "other rows of the cache have changed"
+
+
+def test_launches_go_on_where_the_last_one_ended_in_any_order_of_events(built: tuple[str, Any]) -> None:
+    name, library = built
+    small = Small.random(MODELS[name], 5)
+    found = []
+    for cut in ([2], [1, 1]):
+        kernel, past = Emulated(library, small), small.past(70, 5)
+        kernel.token[0], kernel.past_length[0] = 3, 70
+        runs = [kernel.run(past, steps, seed) for seed, steps in enumerate(cut, start=len(cut))]
+        found.append([np.concatenate(parts) for parts in zip(*runs, strict=True)] + [past])
+    for one, other in zip(*found, strict=True):
+        assert np.array_equal(one, other, equal_nan=one.dtype == np.float32)
+
+
+def test_large_keys_stay_finite(built: tuple[str, Any]) -> None:
+    """Products of queries and keys near 130 are beyond float16; their sums are float32."""
+    name, library = built
+    small = Small.random(MODELS[name], 6)
+    for layer in range(small.sizes.layers):
+        bits = small.bits[f"{layer}.qkv"]
+        bits[:] = to_bits(40 * from_bits(bits, small.sizes.bf16), small.sizes.bf16)
+    kernel, past = Emulated(library, small), small.past(40, 6)
+    kernel.token[0], kernel.past_length[0] = 3, 40
+    assert np.isfinite(kernel.run(past, 1)[1]).all()
+
+
+def test_as_large_models_are_run(tmp_path: Path) -> None:
+    """More warps than there are columns for, and a ring that never comes around."""
+    small = Small.random(QWEN, 7)
+    kernel, past = Emulated(compiled_for_cpu(QWEN, TUNINGS["published"], tmp_path), small), small.past(64, 7)
+    kernel.token[0], kernel.past_length[0], before = 17, 64, past.copy()
+    tokens, logits = kernel.run(past, 1)
+    assert_close("logits", logits, follow(small, 17, 64, before, tokens), LIMITS["qwen"])
