@@ -31,6 +31,7 @@ OURS = (
     "export.engines",
     "export.build",
     "benchmarks.gpu.build",
+    "benchmarks.gpu.matrix",
 )
 
 

@@ -77,10 +77,10 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
     cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
     TimingFile(cache).read()  # refused here once rather than by every child
-    blank, digests = _record(bundle.manifest, options, tools), _digests(bundle.manifest, options.plans)
+    blank, digests = blank_record(bundle.manifest, options, tools), graph_digests(bundle.manifest, options.plans)
     kept = kept_plans(folder, blank, digests, options.graphs)
     with replacing(folder, EngineError, "let the bundle's folder be written") as partial:
-        task = _Task(bundle, partial, folder.name, profiles, options, cache.absolute())
+        task = Task(bundle, partial, folder.name, profiles, options, cache.absolute())
         jobs = [task.job(graph, digests[graph]) for graph in options.plans if graph not in kept]
         outcomes = _run(jobs, options.jobs, silent)
         made = {graph: outcome.record for graph, outcome in outcomes.items() if outcome.record is not None}
@@ -112,7 +112,7 @@ def _check_bundle(bundle: Bundle, plans: Iterable[str]) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class _Task:
+class Task:
     """What the jobs of one build have in common."""
 
     bundle: Bundle
@@ -145,7 +145,7 @@ class _Task:
         )
 
 
-def _digests(manifest: Manifest, plans: Iterable[str]) -> dict[str, Digests]:
+def graph_digests(manifest: Manifest, plans: Iterable[str]) -> dict[str, Digests]:
     """Of each plan's ONNX file and of its weights, as the manifest has them."""
     names = {plan: SOURCES[plan] for plan in plans}
     return {
@@ -154,7 +154,7 @@ def _digests(manifest: Manifest, plans: Iterable[str]) -> dict[str, Digests]:
     }
 
 
-def _record(manifest: Manifest, options: BuildOptions, tools: Toolchain) -> EngineRecord:
+def blank_record(manifest: Manifest, options: BuildOptions, tools: Toolchain) -> EngineRecord:
     """The record, its plans still missing."""
     return EngineRecord(
         schema=SCHEMA,
