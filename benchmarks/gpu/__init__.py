@@ -13,5 +13,18 @@ and where TensorRT is, which needs no PyTorch (the bundle and ref.npz are what t
     python -m benchmarks.gpu.scene --bundle BUNDLE --output scene.json
     python -m benchmarks.gpu.profile --bundle BUNDLE --output profile.json --reference ref.npz
 
+    python -m benchmarks.gpu.build_matrix --bundle BUNDLE --folder WORK --output matrix.json
+
+builds the language model's engines in several ways side by side, each with its seconds, and makes a bundle of each way.
 `python -m benchmarks.gpu.table *.json` makes markdown of the results.
+
+All of it, in the order that keeps measurements off a busy card, for a machine with one or two GPUs and a Python each
+for PyTorch and for TensorRT (they may be one):
+
+    WORK=/disk/with/40GB HOST_PYTHON=python3 TRT_PYTHON=python3.10 benchmarks/gpu/session.sh check
+    ... session.sh start;  ... session.sh wait 3600
+
+Checkpoints with random weights, bundles and references first; then the build matrix, and tiny engines, with parity as
+engines come; when all builds have ended the speeds of TensorRT, ONNX Runtime (ORT_SITE) and PyTorch, profiles,
+recorded rungs on top of export.parity's ladder, tests/gpu. `session.sh` alone prints its settings.
 """

@@ -3,10 +3,10 @@
 python -m benchmarks.gpu.build_matrix --bundle BUNDLE [--scaled BUNDLE2] --folder WORK --output matrix.json
 
 A way is LAYOUT:TYPES:LEVEL. TensorRT 8.6 compiles a graph on one core and hardly uses the GPU, so as many are built at
-once as there are cores and memory for. The result is written as each ends; what --time_limit ends is named in it. As soon
-as all plans of a way are there, with the encoder's, WORK/<way> is a bundle with these engines, and its path a line of
-WORK/ready. BUNDLE2 is the same export with --tensorrt_norm scaled; without it those ways are left out. The last line is
-JSON.
+once as there are cores and memory for. The result is written as each ends; what --time_limit ends is named in it. As
+soon as all plans of a way are there, with the encoder's, WORK/<way> is a bundle with these engines, and its path a line
+of WORK/ready. BUNDLE2 is the same export with --tensorrt_norm scaled; without it those ways are left out. The last line
+is JSON.
 """
 
 from __future__ import annotations

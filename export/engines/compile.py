@@ -60,12 +60,12 @@ def compile_graph(job: Job, emit: Emit) -> None:
             text=f"{timing.path}: the timing cache is damaged, or of another GPU or TensorRT; it is not used, nor "
             f"changed. Delete it, or choose another --timing_cache.",
         )
+    warm = accepted and timing.knows(known, job.digest)  # now: at the end other builds have written their lists
     emit("phase", text="building")
     plan = builder.build_serialized_network(network.definition, config)
     if plan is None:
         raise EngineError(_failure(job, read_messages(job.log).errors))
     _write(job, plan)
-    warm = accepted and timing.knows(known, job.digest)
     record = _record(job, network, plan, time.perf_counter() - started, warm)
     emit("plan", record=asdict(record))
     count = _inspect(job, plan, log, emit)

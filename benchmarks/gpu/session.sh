@@ -1,0 +1,273 @@
+#!/usr/bin/env bash
+# Every GPU figure of the project from nothing, on one host with one or two NVIDIA GPUs: checkpoints with random weights,
+# bundles, PyTorch's references and speeds, engines in all ways of the build matrix, parity, speed, memory, tests.
+#
+#   session.sh check        what imports in each Python, and whether the GPU answers (a minute at most)
+#   session.sh start        start all that is not done yet, in the background; it outlives the terminal
+#   session.sh wait N       show what ends, for N seconds at most, then collect
+#   session.sh collect      results, logs and tables into $WORK/results and $WORK/results.tgz, also in the middle
+#   session.sh stop STEP    end one step; `stop matrix-qwen` leaves what was built, and lets the measurements begin
+#
+# Settings by environment:
+#   WORK         folder for all of it, on a disk with 40 GB                         (/tmp/spatiallm-session)
+#   HOST_PYTHON  a Python with '.[export]' and PyTorch for CUDA                     (python3)
+#   TRT_PYTHON   a Python with '.[tensorrt]'; it may be the same                    (python3)
+#   TRT_ENV      a shell file to source before TRT_PYTHON                           (none)
+#   HOST_PATH    more folders or wheels for HOST_PYTHON's PYTHONPATH                (none)
+#   ORT_SITE     a folder with onnxruntime-gpu for HOST_PYTHON; its steps are left out without it
+#   GPU_A GPU_B  for measurements and for builds; the same where there is one       (0 0)
+#   WAYS         of Qwen's build matrix; WAYS_LLAMA of Llama's                      (see below; as build_matrix --ways)
+#   AT_ONCE      builds at a time of Qwen's matrix, and AT_ONCE_LLAMA               (by cores and memory; 6)
+#   BUILD_LIMIT  seconds after which a build of the matrix is given up              (3600)
+#   LIMITS       the largest sizes that the engines take
+#   SIZE DEVICE  tiny and cpu rehearse it                                           (real cuda)
+#
+# A step runs once: $WORK/done has its exit code, $WORK/logs what it said. To run one again, remove $WORK/done/STEP and its
+# lane's $WORK/lane-NAME, and start again. No step has a time limit of its own. Speeds are measured when all builds have ended.
+set -u
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+SELF=$ROOT/benchmarks/gpu/session.sh
+WORK=${WORK:-/tmp/spatiallm-session}
+HOST_PYTHON=${HOST_PYTHON:-python3} TRT_PYTHON=${TRT_PYTHON:-python3} TRT_ENV=${TRT_ENV:-} HOST_PATH=${HOST_PATH:-} ORT_SITE=${ORT_SITE:-}
+GPU_A=${GPU_A:-0} GPU_B=${GPU_B:-${GPU_A:-0}}
+WAYS=${WAYS:-separate:held:3 separate:scaled:3 separate:held-half:3 separate:scaled-half:3 separate:held-half-io:3 separate:free:3 separate:held:1 separate:free:1 shared:held-half:3 shared:free:3 shared:held:1 shared:free:1}
+WAYS_LLAMA=${WAYS_LLAMA:-separate:held:3 separate:scaled:3 separate:held-half:3 separate:scaled-half:3}
+PREFER="separate-held-half-3 separate-scaled-half-3 separate-held-3 separate-scaled-3 separate-held-half-io-3 separate-free-3 separate-held-1 shared-held-half-3 shared-held-3"
+BUILD_LIMIT=${BUILD_LIMIT:-3600} AT_ONCE=${AT_ONCE:-} AT_ONCE_LLAMA=${AT_ONCE_LLAMA:-6}
+LIMITS=${LIMITS:---max_length 2048 --max_voxels 65536 --max_point_tokens 1024 --workspace 8}
+SIZE=${SIZE:-real} DEVICE=${DEVICE:-cuda}
+CANDIDATES=${CANDIDATES:-groups/reductions heads/reductions} PREFILLS=${PREFILLS:-default}
+MODES=${MODES:-none 3D_only 3D_with_1D}
+MODE_none="--vlm_pe None" MODE_3D_only="--vlm_pe 3D_RoPE --merge_rule 3D_only" MODE_3D_with_1D="--vlm_pe 3D_RoPE --merge_rule 3D_with_1D"
+SCENE=$ROOT/demo/room.ply
+B=$WORK/bundles C=$WORK/checkpoints O=$WORK/results L=$WORK/logs D=$WORK/done
+mkdir -p "$B" "$C" "$O" "$L" "$D"
+export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+export TORCHINDUCTOR_CACHE_DIR=$WORK/inductor TRITON_CACHE_DIR=$WORK/triton XDG_CACHE_HOME=$WORK/cache
+
+# --- steps -----------------------------------------------------------------------------------------------------------
+now() { date +%s; }
+note() { echo "$(date +%T) $*" >> "$WORK/progress"; }
+# step NAME COMMAND...: run once in a process group of its own; a failure is noted and stops only what needs it.
+step() {
+  local name=$1 began code; shift
+  [ -e "$D/$name" ] && return "$(cut -d' ' -f1 "$D/$name")"
+  began=$(now); note "start $name"
+  setsid "$@" > "$L/$name.log" 2>&1 < /dev/null &
+  echo $! > "$D/.pid-$name"; wait $!; code=$?
+  rm -f "$D/.pid-$name"
+  echo "$code $(( $(now) - began ))s" > "$D/$name"; note "end   $name rc=$code $(( $(now) - began ))s"
+  return $code
+}
+ended() { [ -e "$D/$1" ]; }
+ok() { ended "$1" && [ "$(cut -d' ' -f1 "$D/$1")" = 0 ]; }
+# after NAME...: wait for steps to end; fails where one of them failed.
+after() {
+  local name good=0
+  for name in "$@"; do
+    until ended "$name"; do sleep 0.5; done
+    ok "$name" || { note "skip  what needs $name"; good=1; }
+  done
+  return $good
+}
+# Each Python with the project on its path, on one GPU.
+host() { local gpu=$1; shift; cd "$ROOT" && exec env CUDA_VISIBLE_DEVICES="$gpu" PYTHONPATH="$ROOT:$HOST_PATH:${PYTHONPATH:-}" OMP_NUM_THREADS="${THREADS:-8}" "$HOST_PYTHON" "$@"; }
+trt() { local gpu=$1; shift; cd "$ROOT" || return; [ -z "$TRT_ENV" ] || source "$TRT_ENV"; exec env CUDA_VISIBLE_DEVICES="$gpu" PYTHONPATH="$ROOT:${PYTHONPATH:-}" "$TRT_PYTHON" "$@"; }
+ort() { # onnxruntime-gpu finds CUDA's libraries where PyTorch's packages have them
+  local gpu=$1 root libraries; shift
+  root=$("$HOST_PYTHON" -c "import nvidia; print(list(nvidia.__path__)[0])" 2> /dev/null)
+  libraries=$(ls -d "$root"/*/lib 2> /dev/null | tr '\n' ':')
+  cd "$ROOT" && exec env CUDA_VISIBLE_DEVICES="$gpu" LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:-}" PYTHONPATH="$ROOT:$ORT_SITE:$HOST_PATH:${PYTHONPATH:-}" "$HOST_PYTHON" "$@"
+}
+export -f host trt ort; export ROOT HOST_PYTHON TRT_PYTHON TRT_ENV HOST_PATH ORT_SITE
+H() { local name=$1; shift; step "$name" bash -c 'host "$@"' _ "$@"; }
+T() { local name=$1; shift; step "$name" bash -c 'trt "$@"' _ "$@"; }
+R() { local name=$1; shift; step "$name" bash -c 'ort "$@"' _ "$@"; }
+bench() { echo "-m benchmarks.gpu.$1"; }
+
+check() {
+  local code=0
+  rm -f "$D"/check-*
+  H check-host "$GPU_A" -c "
+import importlib
+for name in 'benchmarks.gpu.reference benchmarks.gpu.torch_baseline benchmarks.gpu.scene benchmarks.gpu.table export.cli export.parity.cli export.make_checkpoint'.split(): importlib.import_module(name)
+import torch, transformers, numpy; print('torch', torch.__version__, 'transformers', transformers.__version__, 'numpy', numpy.__version__, 'GPUs', torch.cuda.device_count())
+torch.ones(8, device='$DEVICE').sum().item()" || code=1
+  T check-trt "$GPU_B" -c "
+import importlib
+for name in 'benchmarks.gpu.engines benchmarks.gpu.build_matrix benchmarks.gpu.profile export.build runtime.record'.split(): importlib.import_module(name)
+import tensorrt, numpy; print('tensorrt', tensorrt.__version__, 'numpy', numpy.__version__)
+from runtime.engines.cuda.gpu import read_gpu; print(read_gpu(0))
+from runtime.engines.cuda.memory import CudaMemory; from runtime.engines.cuda.steps import CudaSteps
+memory = CudaMemory(0); CudaSteps(memory, captures=True).close(); print('kernels compiled')" || code=1
+  [ -z "$ORT_SITE" ] || R check-ort "$GPU_A" -c "import onnxruntime as o; print('onnxruntime', o.__version__, o.get_available_providers())" || code=1
+  tail -n 4 "$L"/check-*.log; return $code
+}
+
+# --- PyTorch's side --------------------------------------------------------------------------------------------------
+checkpoint() { THREADS=4 H "make-$1" "" -m export.make_checkpoint --family "$2" --size "$3" --dtype "$4" --output "$C/$1"; }
+export_one() { # BUNDLE CHECKPOINT PRECISION MODE OPTIONS...
+  local bundle=$1 model=$2 precision=$3 mode=(--VLM_PE None); [ "$4" = none ] || mode=(--VLM_PE 3D_RoPE --PCD_PE_Merge_Rule "$4"); shift 4
+  THREADS=4 H "export-$bundle" "" export_model.py --model "$C/$model" --output "$B/$bundle" --precision "$precision" "${mode[@]}" --quiet --no_parity "$@"
+}
+reference() { # NAME CHECKPOINT GPU OPTIONS...
+  local name=$1 checkpoint=$2 gpu=$3; shift 3
+  H "reference-$name" "$gpu" $(bench reference) --model "$C/$checkpoint" --output "$WORK/$name.npz" --device "$DEVICE" "$@" && cp "$WORK/$name.json" "$O/reference-$name.json"
+}
+torch_speed() { # MODEL
+  H "torch-$1" "$GPU_A" $(bench torch_baseline) --model "$C/$1" --precision fp16 --reference "$WORK/$1.npz" --device "$DEVICE" \
+    --candidates $CANDIDATES --prefills $PREFILLS --time_limit 150 --budget 240 --output "$O/torch-$1.json"
+  H "scene-torch-$1" "$GPU_A" $(bench scene) --backend torch --bundle "$B/$1" --model "$C/$1" --device "$DEVICE" --output "$O/scene-torch-$1.json"
+}
+lane_model() { # MODEL: with two GPUs PyTorch's speeds come at once, on the one without builds
+  checkpoint "$1" "$1" "$SIZE" bfloat16 || return
+  export_one "$1" "$1" fp16 3D_only &
+  export_one "$1-scaled" "$1" fp16 3D_only --tensorrt_norm scaled &
+  reference "$1" "$1" "$GPU_A" --precision fp16 $MODE_3D_only
+  wait
+  [ "$GPU_A" = "$GPU_B" ] || torch_speed "$1"
+}
+lane_tiny() { # MODEL FAMILY
+  checkpoint "$1" "$2" tiny float32 || return
+  local mode given
+  for mode in $MODES; do export_one "$1-$mode" "$1" fp32 "$mode"; done
+  for mode in $MODES; do given=MODE_$mode; reference "$1-$mode" "$1" "$GPU_A" --precision fp32 ${!given}; done
+}
+
+# --- engines ---------------------------------------------------------------------------------------------------------
+lane_matrix() { # MODEL WAYS AT_ONCE
+  after "export-$1" "export-$1-scaled" || return
+  T "matrix-$1" "$GPU_B" $(bench build_matrix) --bundle "$B/$1" --scaled "$B/$1-scaled" --folder "$WORK/ways/$1" --output "$O/matrix-$1.json" \
+    --ways $2 --time_limit "$BUILD_LIMIT" ${3:+--at_once $3} $LIMITS
+}
+ready() { cat "$WORK/ways/$1/ready" 2> /dev/null; } # MODEL: bundles with engines
+lane_parity() { # MODEL: each way's parity as soon as its engines stand; a busy card does not change numbers
+  local way=
+  after "reference-$1" || return
+  while ! ended "matrix-$1" || [ -n "$(unproven "$1")" ]; do
+    way=$(unproven "$1"); [ -n "$way" ] || { sleep 1; continue; }
+    parity "$1" "$way"
+  done
+}
+unproven() { local path; for path in $(ready "$1"); do ended "parity-$1-$(basename "$path")" || { basename "$path"; return; }; done; }
+parity() { T "parity-$1-$2" "$GPU_B" $(bench engines) --bundle "$WORK/ways/$1/$2" --reference "$WORK/$1.npz" --output "$O/parity-$1-$2.json" --parts parity; }
+lane_tiny_engines() { # MODEL: the modes differ in their tables only, so one build serves all three
+  local mode layout first=${MODES%% *}
+  after "export-$1-$first" || return
+  for layout in separate shared; do
+    cp -r "$B/$1-$first" "$B/$1-$layout"
+    T "build-$1-$layout" "$GPU_B" $(bench build) --bundle "$B/$1-$layout" --output "$O/build-$1-$layout.json" --language_model "$layout" $LIMITS --timing_cache "$WORK/timing-$1-$layout.cache" --jobs 3 --rounds 2 || continue
+    keep "$1-$layout"
+    for mode in $MODES; do
+      after "export-$1-$mode" "reference-$1-$mode" || continue
+      rm -rf "$B/$1-$mode/engines"; cp -r "$B/$1-$layout/engines" "$B/$1-$mode/"
+      T "engines-$1-$mode-$layout" "$GPU_B" $(bench engines) --bundle "$B/$1-$mode" --reference "$WORK/$1-$mode.npz" --output "$O/engines-$1-$mode-$layout.json" --parts parity
+      ladder "$1-$mode" "$1" "$B/$1-$mode" "$layout"
+    done
+  done
+}
+ladder() { # NAME CHECKPOINT BUNDLE TAG OPTIONS...: a recorded rung of the engine on top of the ladder of export.parity
+  local name=$1 model=$2 bundle=$3 tag=$4; shift 4
+  T "record-$name-$tag" "$GPU_B" -m runtime.record --bundle "$bundle" --point_cloud "$SCENE" --backend tensorrt --output "$WORK/rung-$name-$tag.npz" --quiet "$@" &&
+    H "ladder-$name-$tag" "" -m export.parity --bundle "$bundle" --model "$C/$model" --point_cloud "$SCENE" --against "$WORK/rung-$name-$tag.npz" --report "$O/ladder-$name-$tag.json" --quiet "$@"
+}
+keep() { # records, warnings and TensorRT's own reports
+  local file; for file in "$B/$1"/engines/*/{engine.json,*.log,*.inspector.json}; do
+    [ -e "$file" ] && gzip -c "$file" > "$O/$1-$(basename "$file").gz"; done; return 0; }
+
+# --- measurements, on a card that nobody else uses -------------------------------------------------------------------
+best() { local way; for way in $PREFER; do ready "$1" | grep -qx ".*/$way" && ok "parity-$1-$way" && { echo "$way"; return; }; done; }
+lane_measure() {
+  local m
+  for m in qwen llama; do until ended "matrix-$m"; do sleep 1; done; done
+  for m in qwen llama; do while [ -n "$(unproven "$m")" ]; do sleep 1; done; done
+  for m in tinyqwen tinyllama; do until [ -s "$WORK/lane-trt-$m" ]; do sleep 1; done; done
+  for m in qwen llama; do measure "$m"; done
+  [ -z "$ORT_SITE" ] || onnxruntime_steps
+  for m in qwen llama; do [ "$GPU_A" != "$GPU_B" ] || torch_speed "$m"; done
+  for m in qwen llama; do others "$m"; done
+  own_tests
+}
+measure() { # MODEL: the way that is preferred among those that stand
+  local way bundle; way=$(best "$1"); bundle=$WORK/ways/$1/$way
+  [ -n "$way" ] || { note "skip  measurements of $1: no engines"; return; }
+  note "$1 is measured with $way"
+  T "engines-$1" "$GPU_A" $(bench engines) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/engines-$1.json"
+  T "scene-trt-$1" "$GPU_A" $(bench scene) --bundle "$bundle" --output "$O/scene-trt-$1.json"
+  T "profile-$1" "$GPU_A" $(bench profile) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/profile-$1.json"
+  T "run-$1" "$GPU_A" run_engine.py --bundle "$bundle" --backend tensorrt --point_cloud "$SCENE" --output "$O/room-$1.txt" --max_new_tokens 256 --timings
+  ladder "$1" "$1" "$bundle" "$way" --forced_steps 16 --free_tokens 64
+}
+others() { # MODEL: speeds of the other ways
+  local path way chosen; chosen=$(best "$1")
+  for path in $(ready "$1"); do
+    way=$(basename "$path"); [ "$way" = "$chosen" ] && continue
+    T "speed-$1-$way" "$GPU_A" $(bench engines) --bundle "$path" --reference "$WORK/$1.npz" --output "$O/speed-$1-$way.json" --parts speed
+  done
+}
+onnxruntime_steps() {
+  local m mode
+  for mode in $MODES; do
+    R "ort-tinyqwen-$mode" "$GPU_A" $(bench engines) --bundle "$B/tinyqwen-$mode" --reference "$WORK/tinyqwen-$mode.npz" --backend onnxruntime --device cuda:0 --parts parity --output "$O/ort-tinyqwen-$mode.json"
+    R "record-ort-tinyqwen-$mode" "$GPU_A" -m runtime.record --bundle "$B/tinyqwen-$mode" --point_cloud "$SCENE" --backend onnxruntime --device cuda:0 --output "$WORK/rung-ort-$mode.npz" --quiet &&
+      H "ladder-ort-tinyqwen-$mode" "" -m export.parity --bundle "$B/tinyqwen-$mode" --model "$C/tinyqwen" --point_cloud "$SCENE" --against "$WORK/rung-ort-$mode.npz" --report "$O/ladder-ort-tinyqwen-$mode.json" --quiet
+  done
+  for m in qwen llama; do
+    ok "reference-$m" && R "ort-$m" "$GPU_A" $(bench engines) --bundle "$B/$m" --reference "$WORK/$m.npz" --backend onnxruntime --device cuda:0 --output "$O/ort-$m.json"
+  done
+}
+own_tests() { # tests/gpu on the tiny bundle: kernels, graphs, threads, memory, refusals; its memory tests want the card alone
+  mkdir -p "$WORK/tests"; [ -e "$WORK/tests/tiny" ] || cp -r "$B/tinyqwen-3D_only" "$WORK/tests/tiny"
+  H tests-record "" run_engine.py -m "$WORK/tests/tiny" -p "$SCENE" -o "$WORK/tests/out.txt" --backend onnxruntime --device cpu \
+    --save_tensors "$WORK/tests/tiny.npz" --save_steps 64 --max_new_tokens 256 || return
+  SPATIALLM_BUNDLES=$WORK/tests T tests-gpu "$GPU_A" -m pytest -q -p no:cacheprovider --confcutdir=tests/gpu tests/gpu -m gpu
+}
+
+# --- lanes: chains of steps that outlive the call that started them --------------------------------------------------
+lane() { # NAME COMMAND...
+  local name=$1; shift
+  [ -e "$WORK/lane-$name" ] && return
+  : > "$WORK/lane-$name"
+  setsid bash "$SELF" run_lane "$name" "$@" > "$L/lane-$name.log" 2>&1 < /dev/null &
+}
+start() {
+  lane qwen lane_model qwen; lane llama lane_model llama
+  lane tinyqwen lane_tiny tinyqwen qwen; lane tinyllama lane_tiny tinyllama llama
+  lane matrix-qwen lane_matrix qwen "$WAYS" "$AT_ONCE"; lane matrix-llama lane_matrix llama "$WAYS_LLAMA" "$AT_ONCE_LLAMA"
+  lane parity-qwen lane_parity qwen; lane parity-llama lane_parity llama
+  lane trt-tinyqwen lane_tiny_engines tinyqwen; lane trt-tinyllama lane_tiny_engines tinyllama
+  lane measure lane_measure
+}
+running() { ls "$D"/.pid-* 2> /dev/null | sed 's/.*\.pid-//' | tr '\n' ' '; }
+lanes_left() { find "$WORK" -maxdepth 1 -name 'lane-*' -empty | wc -l; }
+watch_until() { # SECONDS
+  local end=$(( $(now) + $1 )) seen=0 lines last=0
+  while [ "$(now)" -lt "$end" ] && [ "$(lanes_left)" -gt 0 ]; do
+    lines=$(wc -l < "$WORK/progress" 2> /dev/null || echo 0)
+    [ "$lines" -gt "$seen" ] && { tail -n +$((seen + 1)) "$WORK/progress"; seen=$lines; }
+    [ $(( $(now) - last )) -lt 30 ] || { last=$(now); echo "-- $(date +%T) running: $(running)"; }
+    sleep 2
+  done
+  tail -n +$((seen + 1)) "$WORK/progress" 2> /dev/null
+}
+collect() {
+  local file
+  cp "$WORK/progress" "$O/progress.txt" 2> /dev/null
+  for file in "$D"/*; do [ -f "$file" ] && echo "$(basename "$file"): $(cat "$file")"; done > "$O/steps.txt"
+  mkdir -p "$O/logs"; for file in "$L"/*.log; do tail -c 60000 "$file" > "$O/logs/$(basename "$file")"; done
+  for file in "$WORK"/ways/*/cells/*/*.{log,inspector.json}; do
+    [ -s "$file" ] && gzip -c "$file" > "$O/logs/$(basename "$(dirname "$file")").$(basename "$file").gz"; done
+  nvidia-smi > "$O/nvidia-smi.txt" 2>&1
+  (host "" -m benchmarks.gpu.table "$O"/{torch,engines,scene,build}-*.json > "$O/tables.md" 2> "$O/tables.err")
+  tar czf "$WORK/results.tgz.part" -C "$WORK" results && mv "$WORK/results.tgz.part" "$WORK/results.tgz"
+  cat "$O/steps.txt" "$O/tables.md"
+}
+
+what=${1:-}; shift || true
+case $what in
+  check | start | collect) "$what" ;;
+  wait) watch_until "${1:-500}"; collect ;;
+  stop) kill -- "-$(cat "$D/.pid-$1")" ;;
+  run_lane) name=$1; shift; "$@"; echo ended > "$WORK/lane-$name" ;;
+  *) sed -n '2,/^set -u/p' "$SELF" | sed '$d; s/^# \{0,1\}//'; exit 2 ;;
+esac
