@@ -53,3 +53,9 @@ __device__ __forceinline__ void take(const Flagged *one, const Flagged *two, uns
   }
   a = __uint_as_float(x.x), b = __uint_as_float(y.x);
 }
+
+// Until a place has been written in this turn or a later one.
+__device__ __forceinline__ void wait_turn(const Flagged *place, unsigned turn) {
+  Patience patience;
+  while ((int)(load_pair(place).y - turn) < 0) patience.lose();
+}

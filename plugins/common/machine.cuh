@@ -65,22 +65,26 @@ __device__ __forceinline__ unsigned load_acquire(const unsigned *counter) {
 
 // Eight bytes in one piece.
 __device__ __forceinline__ void store_pair(void *p, unsigned a, unsigned b) {
-  asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1, %2};" ::"l"(p), "r"(a), "r"(b) : "memory");
+  asm volatile("{ .reg .b64 v; mov.b64 v, {%1, %2}; st.relaxed.gpu.global.b64 [%0], v; }" ::"l"(p), "r"(a), "r"(b) : "memory");
 }
 
 __device__ __forceinline__ uint2 load_pair(const void *p) {
   uint2 v;
-  asm volatile("ld.relaxed.gpu.global.v2.u32 {%0, %1}, [%2];" : "=r"(v.x), "=r"(v.y) : "l"(p) : "memory");
+  asm volatile("{ .reg .b64 v; ld.relaxed.gpu.global.b64 v, [%2]; mov.b64 {%0, %1}, v; }"
+               : "=r"(v.x), "=r"(v.y)
+               : "l"(p)
+               : "memory");
   return v;
 }
 
 // Two neighbours, each in one piece.
 __device__ __forceinline__ uint4 load_pairs(const void *p) {
   uint4 v;
-  asm volatile("ld.relaxed.gpu.global.v4.u32 {%0, %1, %2, %3}, [%4];"
-               : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
-               : "l"(p)
-               : "memory");
+  asm volatile(
+      "{ .reg .b64 v, w; ld.relaxed.gpu.global.v2.b64 {v, w}, [%4]; mov.b64 {%0, %1}, v; mov.b64 {%2, %3}, w; }"
+      : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w)
+      : "l"(p)
+      : "memory");
   return v;
 }
 

@@ -26,10 +26,10 @@ struct Attending {
     }
   }
 
-  // All blocks have chosen, so that their rows are in the cache.
+  // All blocks have chosen, so that their rows are in the cache. Nobody waits for a warp without a unit: when it comes here,
+  // others may have chosen once more.
   __device__ __forceinline__ void wait_for_choice(unsigned turn) {
-    float unused[2];
-    for (int i = lane; i < gridDim.x; i += 32) take(a.bests + 2 * i, turn, unused);
+    for (int i = lane; i < gridDim.x; i += 32) wait_turn(a.bests + 2 * i + 1, turn);
     __threadfence();
     __syncwarp();
   }
