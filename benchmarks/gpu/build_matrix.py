@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -39,12 +40,15 @@ def main() -> int:
     p.add_argument("--output", required=True, type=Path)
     p.add_argument("--ways", nargs="+", type=Way.parse, default=list(map(Way.parse, DEFAULT)))
     p.add_argument("--time_limit", type=float, default=3600, help="seconds of each build (default: 3600)")
+    p.add_argument("--total_limit", type=float, default=1e9, help="seconds of all builds together (default: none)")
     p.add_argument("--at_once", type=int, help="builds at a time (default: by cores and memory)")
     add_all(p)
     args = p.parse_args()
     bundle = Bundle.open(args.bundle)
     facts = model_facts(bundle.manifest.language_model, bundle.manifest.precision)
-    report = Report(args.output, "build_matrix", {**facts, "time_limit": args.time_limit})
+    report = Report(
+        args.output, "build_matrix", {**facts, "time_limit": args.time_limit, "total_limit": args.total_limit}
+    )
     bundles = {False: bundle} | ({True: Bundle.open(args.scaled)} if args.scaled else {})
     matrix = Matrix(bundles, args, report)
     matrix.run()
@@ -61,6 +65,7 @@ class Matrix:
         self._cells = list(dict.fromkeys(cell for way in self._ways for cell in way.cells))
         self._built: dict[Cell, Built] = {}
         self.ready: list[Path] = []
+        self._end = time.monotonic() + args.total_limit
         self._options = all_options(args)
         self._tools = open_toolchain(self._options.device, bundles[False].manifest.precision)
 
@@ -102,7 +107,7 @@ class Matrix:
         key = engine_folder(bundle.folder, self._tools.gpu.name, self._tools.tensorrt, bundle.manifest.precision).name
         profiles = plan_profiles(bundle.manifest, options.limits)
         task = Task(bundle, folder, key, profiles, options, (folder / "timing.cache").absolute())
-        return lambda: build(task, cell.plan, self._args.time_limit, stop)
+        return lambda: build(task, cell.plan, min(self._args.time_limit, self._end - time.monotonic()), stop)
 
 
 if __name__ == "__main__":

@@ -39,8 +39,8 @@ class Built:
 
 def build(task: Task, plan: str, limit: float, stop: threading.Event) -> Built:
     """Build a plan in `limit` seconds. Raises TimeoutError, or RuntimeError with what TensorRT said."""
-    if stop.is_set():
-        raise RuntimeError("interrupted before it began")
+    if stop.is_set() or limit <= 0:
+        raise TimeoutError("not begun")
     task.folder.mkdir(parents=True, exist_ok=True)
     job = task.job(plan, graph_digests(task.bundle.manifest, [plan])[plan])
     began, outcome = time.perf_counter(), Outcome()

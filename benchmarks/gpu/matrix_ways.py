@@ -21,6 +21,7 @@ class Types:
 TYPES = {
     "held": Types(islands=("norm",)),
     "free": Types(),
+    "whole": Types(islands=("all",)),  # float32: twice the bytes, but compiled once
     "scaled": Types(scaled=True),
     "held-half": Types(islands=("norm", "half")),
     "scaled-half": Types(islands=("half",), scaled=True),
@@ -32,6 +33,7 @@ TYPES = {
 DEFAULT = (
     "separate:held:3",
     "separate:scaled:3",
+    "separate:whole:3",
     "separate:held-half:3",
     "separate:scaled-half:3",
     "separate:held-half-io:3",

@@ -17,8 +17,8 @@
 #   ORT_SITE     a folder with onnxruntime-gpu for HOST_PYTHON; its steps are left out without it
 #   GPU_A GPU_B  for measurements and for builds; the same where there is one       (0 0)
 #   WAYS         of Qwen's build matrix; WAYS_LLAMA of Llama's                      (see below; as build_matrix --ways)
-#   AT_ONCE      builds at a time of Qwen's matrix, and AT_ONCE_LLAMA               (by cores and memory; 6)
-#   BUILD_LIMIT  seconds after which a build of the matrix is given up              (3600)
+#   AT_ONCE      builds at a time of Qwen's matrix, and AT_ONCE_LLAMA               (by cores and memory)
+#   MATRIX_LIMIT seconds after which builds that have not ended are given up        (3600)
 #   LIMITS       the largest sizes that the engines take
 #   SIZE DEVICE  tiny and cpu rehearse it                                           (real cuda)
 #
@@ -30,16 +30,22 @@ SELF=$ROOT/benchmarks/gpu/session.sh
 WORK=${WORK:-/tmp/spatiallm-session}
 HOST_PYTHON=${HOST_PYTHON:-python3} TRT_PYTHON=${TRT_PYTHON:-python3} TRT_ENV=${TRT_ENV:-} HOST_PATH=${HOST_PATH:-} ORT_SITE=${ORT_SITE:-}
 GPU_A=${GPU_A:-0} GPU_B=${GPU_B:-${GPU_A:-0}}
-WAYS=${WAYS:-separate:held:3 separate:scaled:3 separate:held-half:3 separate:scaled-half:3 separate:held-half-io:3 separate:free:3 separate:held:1 separate:free:1 shared:held-half:3 shared:free:3 shared:held:1 shared:free:1}
-WAYS_LLAMA=${WAYS_LLAMA:-separate:held:3 separate:scaled:3 separate:held-half:3 separate:scaled-half:3}
-PREFER="separate-held-half-3 separate-scaled-half-3 separate-held-3 separate-scaled-3 separate-held-half-io-3 separate-free-3 separate-held-1 shared-held-half-3 shared-held-3"
-BUILD_LIMIT=${BUILD_LIMIT:-3600} AT_ONCE=${AT_ONCE:-} AT_ONCE_LLAMA=${AT_ONCE_LLAMA:-6}
+WAYS=${WAYS:-separate:held:3 separate:scaled:3 separate:whole:3 separate:held-half:3 separate:scaled-half:3 separate:held-half-io:3 separate:free:3 separate:held:1 separate:free:1 shared:held-half:3 shared:free:3 shared:held:1 shared:free:1}
+WAYS_LLAMA=${WAYS_LLAMA:-separate:scaled:3 separate:held:3 separate:whole:3 separate:scaled-half:3}
+# Which engines are measured whole: those that export.build makes by default, else the next that are finite in half precision.
+PREFER="separate-held-3 separate-scaled-3 separate-held-half-3 separate-scaled-half-3 separate-held-half-io-3 separate-held-1 separate-whole-3 separate-free-3 shared-held-half-3 shared-held-3"
+MATRIX_LIMIT=${MATRIX_LIMIT:-3600}
+room=$(awk '/MemTotal/ { print int($2 / 8388608) }' /proc/meminfo) cap=$(cat /sys/fs/cgroup/memory.max 2> /dev/null)
+case $cap in '' | *[!0-9]*) ;; *) [ $((cap >> 33)) -ge "$room" ] || room=$((cap >> 33)) ;; esac
+UNITS=$(( room < $(nproc) ? room : $(nproc) )) # builds that fit: a core and 8 GiB each
+AT_ONCE=${AT_ONCE:-$((UNITS * 7 / 16 + 1))} AT_ONCE_LLAMA=${AT_ONCE_LLAMA:-$((UNITS * 4 / 16 + 1))}
 LIMITS=${LIMITS:---max_length 2048 --max_voxels 65536 --max_point_tokens 1024 --workspace 8}
 SIZE=${SIZE:-real} DEVICE=${DEVICE:-cuda}
 CANDIDATES=${CANDIDATES:-groups/reductions heads/reductions} PREFILLS=${PREFILLS:-default}
 MODES=${MODES:-none 3D_only 3D_with_1D}
 MODE_none="--vlm_pe None" MODE_3D_only="--vlm_pe 3D_RoPE --merge_rule 3D_only" MODE_3D_with_1D="--vlm_pe 3D_RoPE --merge_rule 3D_with_1D"
 SCENE=$ROOT/demo/room.ply
+FEW="--forced_steps 16 --free_tokens 64" # of real sizes, whose ladder climbs on the CPU
 B=$WORK/bundles C=$WORK/checkpoints O=$WORK/results L=$WORK/logs D=$WORK/done
 mkdir -p "$B" "$C" "$O" "$L" "$D"
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
@@ -138,7 +144,7 @@ lane_tiny() { # MODEL FAMILY
 lane_matrix() { # MODEL WAYS AT_ONCE
   after "export-$1" "export-$1-scaled" || return
   T "matrix-$1" "$GPU_B" $(bench build_matrix) --bundle "$B/$1" --scaled "$B/$1-scaled" --folder "$WORK/ways/$1" --output "$O/matrix-$1.json" \
-    --ways $2 --time_limit "$BUILD_LIMIT" ${3:+--at_once $3} $LIMITS
+    --ways $2 --total_limit "$MATRIX_LIMIT" --at_once "$3" $LIMITS
 }
 ready() { cat "$WORK/ways/$1/ready" 2> /dev/null; } # MODEL: bundles with engines
 lane_parity() { # MODEL: each way's parity as soon as its engines stand; a busy card does not change numbers
@@ -162,14 +168,17 @@ lane_tiny_engines() { # MODEL: the modes differ in their tables only, so one bui
       after "export-$1-$mode" "reference-$1-$mode" || continue
       rm -rf "$B/$1-$mode/engines"; cp -r "$B/$1-$layout/engines" "$B/$1-$mode/"
       T "engines-$1-$mode-$layout" "$GPU_B" $(bench engines) --bundle "$B/$1-$mode" --reference "$WORK/$1-$mode.npz" --output "$O/engines-$1-$mode-$layout.json" --parts parity
-      ladder "$1-$mode" "$1" "$B/$1-$mode" "$layout"
+      rung "$1-$mode" "$B/$1-$mode" "$layout" && ladder "$1-$mode" "$1" "$B/$1-$mode" "$layout"
     done
   done
 }
-ladder() { # NAME CHECKPOINT BUNDLE TAG OPTIONS...: a recorded rung of the engine on top of the ladder of export.parity
+rung() { # NAME BUNDLE TAG OPTIONS...: what the ladder of export.parity compares, recorded of an engine
+  local name=$1 bundle=$2 tag=$3; shift 3
+  T "record-$name-$tag" "$GPU_B" -m runtime.record --bundle "$bundle" --point_cloud "$SCENE" --backend tensorrt --output "$WORK/rung-$name-$tag.npz" --quiet "$@"
+}
+ladder() { # NAME CHECKPOINT BUNDLE TAG OPTIONS...: the recorded rung on top of the ladder
   local name=$1 model=$2 bundle=$3 tag=$4; shift 4
-  T "record-$name-$tag" "$GPU_B" -m runtime.record --bundle "$bundle" --point_cloud "$SCENE" --backend tensorrt --output "$WORK/rung-$name-$tag.npz" --quiet "$@" &&
-    H "ladder-$name-$tag" "" -m export.parity --bundle "$bundle" --model "$C/$model" --point_cloud "$SCENE" --against "$WORK/rung-$name-$tag.npz" --report "$O/ladder-$name-$tag.json" --quiet "$@"
+  ok "record-$name-$tag" && H "ladder-$name-$tag" "" -m export.parity --bundle "$bundle" --model "$C/$model" --point_cloud "$SCENE" --against "$WORK/rung-$name-$tag.npz" --report "$O/ladder-$name-$tag.json" --quiet "$@"
 }
 keep() { # records, warnings and TensorRT's own reports
   local file; for file in "$B/$1"/engines/*/{engine.json,*.log,*.inspector.json}; do
@@ -187,6 +196,7 @@ lane_measure() {
   for m in qwen llama; do [ "$GPU_A" != "$GPU_B" ] || torch_speed "$m"; done
   for m in qwen llama; do others "$m"; done
   own_tests
+  for m in qwen llama; do ladder "$m" "$m" "$WORK/ways/$m/$(best "$m")" "$(best "$m")" $FEW; done
 }
 measure() { # MODEL: the way that is preferred among those that stand
   local way bundle; way=$(best "$1"); bundle=$WORK/ways/$1/$way
@@ -196,7 +206,7 @@ measure() { # MODEL: the way that is preferred among those that stand
   T "scene-trt-$1" "$GPU_A" $(bench scene) --bundle "$bundle" --output "$O/scene-trt-$1.json"
   T "profile-$1" "$GPU_A" $(bench profile) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/profile-$1.json"
   T "run-$1" "$GPU_A" run_engine.py --bundle "$bundle" --backend tensorrt --point_cloud "$SCENE" --output "$O/room-$1.txt" --max_new_tokens 256 --timings
-  ladder "$1" "$1" "$bundle" "$way" --forced_steps 16 --free_tokens 64
+  rung "$1" "$bundle" "$way" $FEW
 }
 others() { # MODEL: speeds of the other ways
   local path way chosen; chosen=$(best "$1")

@@ -83,6 +83,11 @@ def test_what_does_not_end_in_time_is_named_and_the_others_stand(
     assert (tmp_path / "work" / "ready").read_text() == f"{tmp_path / 'work' / 'shared-free-3'}\n"
 
 
+def test_what_is_not_begun_in_time_is_named(matrix: Callable[..., dict[str, Any]]) -> None:
+    facts = matrix("--ways", "separate:free:0", "--total_limit", 0)
+    assert facts["decode-free-0"]["error"] == facts["encoder-free-3"]["error"] == "TimeoutError: not begun"
+
+
 def test_a_build_that_fails_says_why(matrix: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FAKE_GPU_FAULTS", "build:decode")
     facts = matrix("--ways", "separate:free:0")
