@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 from onnx import TensorProto
@@ -19,13 +20,15 @@ from export.graph.layers import NORMS
 from export.graph.weights import WeightFile
 from export.tensorrt_graphs import STACKED
 from runtime.arrays import Array
-from runtime.bundle import Bundle
+from runtime.bundle import ROWS, Bundle
 from tests.compare import Tol, assert_close
 
 EPS, WIDTH = 1e-6, 64
+PAST_LENGTH = "past_length"
 SAME = Tol(1e-6, 1e-6, why="a division more in float32")
+LAYERS = Tol(2e-5, 1e-5, why="other roundings through two layers")
 HALVES = Tol(1e-4, 2e-3, why="each step rounded to half precision")
-ROWS = {"common": 1.0, "embeddings": 0.02, "tiny": 3e-5, "large": 900.0, "as large as half has": 60_000.0}
+SCALES = {"common": 1.0, "embeddings": 0.02, "tiny": 3e-5, "large": 900.0, "as large as half has": 60_000.0}
 
 
 def norm(tmp_path: Path, kind: str, dtype: int) -> onnx.ModelProto:
@@ -73,14 +76,14 @@ def wanted(x: Array) -> Array:
     return normed
 
 
-@pytest.mark.parametrize("scale", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 @pytest.mark.parametrize("kind", NORMS)
 def test_equal_in_float32(tmp_path: Path, kind: str, scale: float) -> None:
     x = rows(scale, np.float32)
     assert_close(kind, run(norm(tmp_path, kind, FLOAT), tmp_path, x), wanted(x), SAME)
 
 
-@pytest.mark.parametrize("scale", ROWS.values(), ids=ROWS)
+@pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 def test_the_scaled_one_is_right_in_half_precision(tmp_path: Path, scale: float) -> None:
     x = rows(scale, np.float16)
     got = run(narrowed(norm(tmp_path, "scaled", FLOAT16)), tmp_path, x)
@@ -103,3 +106,25 @@ def test_only_the_graphs_for_tensorrt_change(tiny_checkpoint: Callable[..., Path
     assert differing == {f"{name}.onnx" for name in STACKED}
     for name in STACKED:
         onnx.checker.check_model(str(scaled / f"{name}.onnx"), full_check=True)
+        want, got = (outputs(folder / f"{name}.onnx") for folder in (plain, scaled))
+        assert sorted(want) == ["logits", ROWS]
+        for output in want:
+            assert_close(
+                f"{name}: {output}", got[output], want[output], Tol(2e-5, 1e-5, why="other roundings, two layers")
+            )
+
+
+def outputs(path: Path) -> dict[str, Array]:
+    """What a graph gives for three tokens over a cache of which two rows are valid."""
+    session, rng = ort.InferenceSession(path, providers=["CPUExecutionProvider"]), np.random.default_rng(8)
+    sizes = {"B": 1, "T": 3, "S": 3, "M": 4}
+    given = {"lengths": np.asarray([3], np.int32), PAST_LENGTH: np.asarray([2], np.int32)}
+    feeds: dict[str, Array] = {}
+    for tensor in session.get_inputs():
+        shape = [sizes.get(axis, axis) for axis in tensor.shape]
+        if tensor.type == "tensor(float)":
+            feeds[tensor.name] = rng.uniform(-1, 1, shape).astype(np.float32)
+        else:
+            values = rng.integers(0, 2 if tensor.type == "tensor(bool)" else 500, shape)
+            feeds[tensor.name] = given.get(tensor.name, values.astype(bool if "bool" in tensor.type else np.int32))
+    return dict(zip([each.name for each in session.get_outputs()], session.run(None, feeds), strict=True))
