@@ -20,6 +20,7 @@
 #   AT_ONCE      builds at a time of Qwen's matrix, and AT_ONCE_LLAMA               (by cores and memory)
 #   MATRIX_LIMIT seconds after which builds that have not ended are given up        (3600)
 #   LIMITS       the largest sizes that the engines take
+#   SPATIALLM_TENSORRT_LOG=verbose  logs what TensorRT tries; what it tells of compiled nodes is collected
 #   SIZE DEVICE  tiny and cpu rehearse it                                           (real cuda)
 #
 # A step runs once: $WORK/done has its exit code, $WORK/logs what it said. To run one again, remove $WORK/done/STEP and its
@@ -266,7 +267,9 @@ collect() {
   for file in "$D"/*; do [ -f "$file" ] && echo "$(basename "$file"): $(cat "$file")"; done > "$O/steps.txt"
   mkdir -p "$O/logs"; for file in "$L"/*.log; do tail -c 60000 "$file" > "$O/logs/$(basename "$file")"; done
   for file in "$WORK"/ways/*/cells/*/*.{log,inspector.json}; do
-    [ -s "$file" ] && gzip -c "$file" > "$O/logs/$(basename "$(dirname "$file")").$(basename "$file").gz"; done
+    [ -s "$file" ] && grep -vE '\[V\]' "$file" | gzip > "$O/logs/$(basename "$(dirname "$file")").$(basename "$file").gz"
+    grep -E 'Autotuning format|Computing costs|Timing Runner|Fastest Tactic|completed in|(Myelin|ForeignNode).*(took|seconds)' "$file" |
+      head -c 4000000 | gzip > "$O/logs/$(basename "$(dirname "$file")").$(basename "$file").tried.gz"; done # verbose logs are large
   nvidia-smi > "$O/nvidia-smi.txt" 2>&1
   (host "" -m benchmarks.gpu.table "$O"/{torch,engines,scene,build}-*.json > "$O/tables.md" 2> "$O/tables.err")
   tar czf "$WORK/results.tgz.part" -C "$WORK" results && mv "$WORK/results.tgz.part" "$WORK/results.tgz"

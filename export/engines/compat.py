@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import tensorrt as trt
@@ -10,6 +11,7 @@ from export.engines.messages import one_line
 from export.engines.phases import Phases
 
 VERSION = str(trt.__version__)
+VERBOSE_LOG = "SPATIALLM_TENSORRT_LOG"  # this environment variable: "verbose"
 
 
 def strongly_typed() -> bool:
@@ -131,11 +133,12 @@ def inspect(plan: Any, log: Any, version_compatible: bool) -> str | None:
 
 
 def new_log() -> Any:
-    """TensorRT's own logger, which writes from information upwards to the standard streams.
+    """TensorRT's own logger, which writes from information upwards to the standard streams, or everything.
 
-    One of ours would be called for each verbose message too, and a build has hundreds of thousands of them.
+    One of ours would be called for each verbose message too, and a build has hundreds of thousands of them. They tell
+    what a slow build compiles: which combinations of types are tried for which layers.
     """
-    return trt.Logger(trt.Logger.INFO)
+    return trt.Logger(trt.Logger.VERBOSE if os.environ.get(VERBOSE_LOG) == "verbose" else trt.Logger.INFO)
 
 
 def new_builder(log: Any) -> Any:

@@ -227,6 +227,9 @@ def test_tensorrt_writes_the_log_itself(bench: Bench, version: str) -> None:
     assert warnings[-2:] == ("a warning twice", "another")
     assert "another" not in bench.record(version).plans["encoder"].warnings
     assert f"{len(warnings)} for language_model); they are in" in bench(version=version, **WARNED).stdout
+    bench.facts(version=version, **WARNED, SPATIALLM_TENSORRT_LOG="verbose")
+    assert "[TRT] [V] verbose" in (bench.folder(version) / "language_model.log").read_text()
+    assert bench.record(version).plans["language_model"].warnings == warnings
 
 
 @pytest.mark.parametrize("version", VERSIONS)
