@@ -261,15 +261,17 @@ watch_until() { # SECONDS
   done
   tail -n +$((seen + 1)) "$WORK/progress" 2> /dev/null
 }
+in_cell() { echo "$(basename "$(dirname "$(dirname "$(dirname "$1")")")")-$(basename "$(dirname "$1")").$(basename "$1")"; } # FILE: MODEL-CELL.FILE
 collect() {
   local file
   cp "$WORK/progress" "$O/progress.txt" 2> /dev/null
   for file in "$D"/*; do [ -f "$file" ] && echo "$(basename "$file"): $(cat "$file")"; done > "$O/steps.txt"
   mkdir -p "$O/logs"; for file in "$L"/*.log; do tail -c 60000 "$file" > "$O/logs/$(basename "$file")"; done
   for file in "$WORK"/ways/*/cells/*/*.{log,inspector.json}; do
-    [ -s "$file" ] && grep -vE '\[V\]' "$file" | gzip > "$O/logs/$(basename "$(dirname "$file")").$(basename "$file").gz"
-    grep -E 'Autotuning format|Computing costs|Timing Runner|Fastest Tactic|completed in|(Myelin|ForeignNode).*(took|seconds)' "$file" |
-      head -c 4000000 | gzip > "$O/logs/$(basename "$(dirname "$file")").$(basename "$file").tried.gz"; done # verbose logs are large
+    [ -s "$file" ] && grep -vE '\[V\]' "$file" | gzip > "$O/logs/$(in_cell "$file").gz"; done
+  for file in "$WORK"/ways/*/cells/*/*.log; do # verbose logs are large: what they tell of types and compiled nodes
+    grep -q '\[V\]' "$file" 2> /dev/null && grep -E 'Autotuning format|Computing costs|Timing Runner|Fastest Tactic|completed in|(Myelin|ForeignNode).*(took|seconds)' "$file" |
+      head -c 4000000 | gzip > "$O/logs/$(in_cell "$file").tried.gz"; done
   nvidia-smi > "$O/nvidia-smi.txt" 2>&1
   (host "" -m benchmarks.gpu.table "$O"/{torch,engines,scene,build}-*.json > "$O/tables.md" 2> "$O/tables.err")
   tar czf "$WORK/results.tgz.part" -C "$WORK" results && mv "$WORK/results.tgz.part" "$WORK/results.tgz"
