@@ -44,7 +44,7 @@ def _from_json(path: Path, text: str) -> Layout:
         facts = json.loads(text)
         found = {name: tuple(_entity(label, record) for record in facts[name]) for name, label in _LISTS.items()}
         return Layout(**found, issues=tuple(Issue(**record) for record in facts.get("issues", ())))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
         raise SceneError(
             f"{path}: not a layout as run_engine.py writes it in JSON ({type(error).__name__}: {error}). "
             "Check that it is the right file."

@@ -38,6 +38,13 @@ def test_some_unusable_lines_are_issues(tmp_path: Path) -> None:
     assert read_layout(tmp_path / "room.txt") == parse_layout(text)
 
 
+def _wall(**numbers: str) -> bytes:
+    """A layout of one wall in JSON, with other numbers than 1."""
+    names = ("id", "ax", "ay", "az", "bx", "by", "bz", "height", "thickness")
+    wall = ", ".join(f'"{name}": {numbers.get(name, "1")}' for name in names)
+    return f'{{"walls": [{{{wall}}}], "doors": [], "windows": [], "boxes": []}}'.encode()
+
+
 @pytest.mark.parametrize(
     ("name", "content", "sentence"),
     [
@@ -51,6 +58,9 @@ def test_some_unusable_lines_are_issues(tmp_path: Path) -> None:
         ("a.json", b"[]", r"a\.json: not a layout"),
         ("a.json", b'{"walls": [{}], "doors": [], "windows": [], "boxes": []}', r"a\.json: not a layout .*KeyError"),
         ("a.json", b'{"walls": 3}', r"a\.json: not a layout"),
+        ("a.json", _wall(id="Infinity"), r"a\.json: not a layout .*OverflowError"),
+        ("a.json", _wall(ax="1" + "0" * 400), r"a\.json: not a layout .*OverflowError"),
+        ("a.json", b"[" * 200_000, r"a\.json: not a layout .*RecursionError"),
     ],
 )
 def test_what_is_no_layout(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:
