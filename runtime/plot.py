@@ -10,6 +10,7 @@ from pathlib import Path
 from runtime.door import guarded
 from runtime.errors import SceneError
 from runtime.layout import read_layout
+from runtime.outputs import check_output
 from runtime.pictures import (
     RERUN_ENDING,
     check_ending,
@@ -81,6 +82,14 @@ def _draw(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> None:
+    _check_kind(args)
+    if args.scale is not None and args.point_cloud is None:
+        raise SceneError("--scale is of the scene's points, but no --point_cloud is given. Give it, or leave it out.")
+    read = {"the scene": args.point_cloud, "the layout": args.layout, "the ground truth": args.ground_truth}
+    check_output(args.output, read=read)
+
+
+def _check_kind(args: argparse.Namespace) -> None:
     if args.output.suffix.lower() == RERUN_ENDING:
         check_rerun_ending(args.output)
         if args.point_cloud is None:
@@ -91,9 +100,6 @@ def _check(args: argparse.Namespace) -> None:
         return
     check_ending(args.output)
     need("matplotlib")
-    for path in (args.point_cloud, args.layout, args.ground_truth):
-        if path is not None and path.resolve() == args.output.resolve():
-            raise SceneError(f"{path}: is read, and the picture would replace it. Name another --output.")
 
 
 if __name__ == "__main__":

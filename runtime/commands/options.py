@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import itertools
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from runtime.engines import BACKENDS
 from runtime.errors import SceneError
 from runtime.layout import ENDINGS
 from runtime.manifest import GenerationSpec, Manifest
+from runtime.outputs import check_output, check_outside, same_file
 from runtime.pipeline import Pipeline
 from runtime.prompt import CATEGORIES, DETECT_TYPES
 from runtime.scene import MAX_NEW_TOKENS, Request
@@ -135,13 +137,19 @@ def check(args: argparse.Namespace) -> None:
         raise SceneError(f"{args.save_tensors}: --save_tensors writes an .npz file; give it that ending.")
     pictures.check(args, folder=is_folder(args))
     if is_folder(args):
-        _check_outside_bundle(args.bundle, [path for path in (args.output, args.plot, args.rerun) if path])
+        for path in (args.output, args.plot, args.rerun):
+            if path is not None:
+                check_outside(args.bundle, path)
         if args.save_tensors:
             raise SceneError(
                 "--save_tensors keeps the tensors of one scene, but --point_cloud is a folder. Name a file."
             )
         if args.output.suffix or args.output.is_file():
             raise SceneError(f"{args.output}: is a file name, but --point_cloud is a folder; --output must be one too.")
+        if args.ground_truth and args.output_format == "txt" and same_file(args.output, args.ground_truth):
+            raise SceneError(
+                f"{args.output}: is the folder of the ground truth, which layouts would replace. Name another --output."
+            )
         return
     _check_files(args)
 
@@ -160,14 +168,10 @@ def _check_files(args: argparse.Namespace) -> None:
             make_folder(path)
     drawn = pictures.Targets.of(args, args.point_cloud).paths()
     written = [path for path in (args.output, args.save_tensors, *drawn) if path]
-    _check_outside_bundle(args.bundle, written)
+    read = {"the scene itself": args.point_cloud, "the ground truth": pictures.truth_path(args, args.point_cloud)}
     for path in written:
-        _check_writable(path)
-        if same_file(path, args.point_cloud):
-            raise SceneError(f"{path}: is the scene itself, which the output would replace. Name another output.")
-        if args.ground_truth and same_file(path, args.ground_truth):
-            raise SceneError(f"{path}: is the ground truth, which the output would replace. Name another output.")
-    if len({path.resolve() for path in written}) < len(written):
+        check_output(path, bundle=args.bundle, read=read)
+    if any(same_file(path, other) for path, other in itertools.combinations(written, 2)):
         raise SceneError(f"{args.output}: is named for the layout and for --save_tensors. Name two files.")
 
 
@@ -194,14 +198,6 @@ def is_folder(args: argparse.Namespace) -> bool:
     return bool(args.point_cloud.is_dir())
 
 
-def same_file(path: Path, other: Path) -> bool:
-    """Whether both name one file that exists."""
-    try:
-        return path.samefile(other)
-    except OSError:
-        return False
-
-
 def _check_categories(names: Sequence[str]) -> None:
     for name in names:
         if name not in CATEGORIES:
@@ -216,19 +212,6 @@ def make_folder(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SceneError(f"{path}: cannot be made ({error.strerror}). Name a folder that can be written to.") from error
-
-
-def _check_outside_bundle(bundle: Path, written: Sequence[Path]) -> None:
-    for path in written:
-        if bundle.resolve() in (path.resolve(), *path.resolve().parents):
-            raise SceneError(f"{path}: lies inside the bundle {bundle}, which must stay as it is. Name another place.")
-
-
-def _check_writable(path: Path) -> None:
-    if path.exists() and not path.is_file():
-        raise SceneError(f"{path}: cannot be written there, it is no ordinary file. Name another file.")
-    if path.is_dir() or not path.resolve().parent.is_dir() or not os.access(path.resolve().parent, os.W_OK):
-        raise SceneError(f"{path}: cannot be written there. Name a file in a folder that exists and can be written to.")
 
 
 def _check_numbers(args: argparse.Namespace) -> None:

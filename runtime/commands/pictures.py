@@ -98,14 +98,20 @@ def _target(path: Path | None, scene: Path, ending: str) -> Path | None:
     return path if path is None or path.suffix else path / f"{scene.stem}{ending}"
 
 
-def read_truth(args: argparse.Namespace, scene: Path) -> Layout | None:
-    """The scene's ground truth, or None where none is asked for. Raises SceneError where it is missing."""
+def truth_path(args: argparse.Namespace, scene: Path) -> Path | None:
+    """Where the scene's ground truth lies, or None where none is asked for."""
     if args.ground_truth is None:
         return None
-    if not args.ground_truth.is_dir():
-        return read_layout(args.ground_truth)
-    path = args.ground_truth / f"{scene.stem}.txt"
-    if not path.exists():
+    given = Path(args.ground_truth)
+    return given / f"{scene.stem}.txt" if given.is_dir() else given
+
+
+def read_truth(args: argparse.Namespace, scene: Path) -> Layout | None:
+    """The scene's ground truth, or None where none is asked for. Raises SceneError where it is missing."""
+    path = truth_path(args, scene)
+    if path is None:
+        return None
+    if path != args.ground_truth and not path.exists():
         raise SceneError(f"{path}: no such file, but --ground_truth {args.ground_truth} should hold it.")
     return read_layout(path)
 

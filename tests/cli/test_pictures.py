@@ -90,6 +90,10 @@ def test_a_name_without_ending_is_a_folder(
         (["--plot", "a.png", "--ground_truth", "scene.ply"], "scene.ply: "),
         (["--plot", "a.png", "--ground_truth", "empty"], "empty/scene.txt: no such file, but --ground_truth empty"),
         (["--plot", "a.png", "--ground_truth", "a.txt"], "a.txt: is the ground truth, which the output would replace."),
+        (
+            ["-o", "truths/scene.txt", "--plot", "a.png", "--ground_truth", "truths"],
+            "truths/scene.txt: is the ground truth, which the output would replace.",
+        ),
         (["--plot", "{bundle}/a.png"], "lies inside the bundle"),
         (["--plot", "taken"], "taken: cannot be made"),
     ],
@@ -101,6 +105,8 @@ def test_refused_before_any_work(
     Path("taken").write_text("a file")
     Path("a.txt").write_text(TRUTH)
     Path("empty").mkdir()
+    Path("truths").mkdir()
+    Path("truths", "scene.txt").write_text(TRUTH)
     monkeypatch.setattr("runtime.pipeline.Pipeline.load", None)  # it would be a TypeError
     if "--rerun" in options:
         monkeypatch.setattr("runtime.commands.pictures.need", lambda library: None)
@@ -108,7 +114,7 @@ def test_refused_before_any_work(
     assert (said.code, said.out) == (2, "")
     assert sentence in said.err
     assert said.err.count("\n") == 1
-    assert Path("a.txt").read_text() == TRUTH
+    assert Path("a.txt").read_text() == Path("truths", "scene.txt").read_text() == TRUTH
 
 
 @pytest.mark.parametrize(("option", "library"), [("--plot", "matplotlib"), ("--rerun", "rerun")])
@@ -184,6 +190,18 @@ def test_folders_want_folders(
     assert said.code == 2
     assert sentence in said.err
     assert not (tmp_path / "out").exists()
+
+
+def test_layouts_of_a_folder_do_not_replace_the_ground_truth(run: Command, tmp_path: Path) -> None:
+    """Not even with --overwrite, which is about layouts that a run wrote."""
+    truths = tmp_path / "truths"
+    truths.mkdir()
+    (truths / "attic.txt").write_text(TRUTH)
+    pictures = ("--plot", tmp_path / "pictures", "--ground_truth", truths)
+    said = run("-o", truths, *pictures, "--overwrite")
+    assert said.code == 2
+    assert f"{truths}: is the folder of the ground truth, which layouts would replace." in said.err
+    assert [(path.name, path.read_text()) for path in truths.iterdir()] == [("attic.txt", TRUTH)]
 
 
 def test_layouts_read_back_what_a_run_wrote(engine: Command, tmp_path: Path) -> None:

@@ -87,11 +87,14 @@ def test_the_command_needs_no_points(files: Path) -> None:
     [
         (["-o", "a.jpg"], "a.jpg: the ending is '.jpg', but .png, .pdf or .svg was expected. Rename the picture."),
         (["-o", "a"], "a: the ending is '', but .png"),
-        (["-o", "no/a.png"], "no/a.png: cannot be written (No such file or directory). Name a picture"),
+        (["-o", "no/a.png"], "no/a.png: cannot be written there. Name a file in a folder that exists"),
         (["-o", "a.png", "-t", "none.txt"], "none.txt: cannot be read as a layout (No such file or directory)."),
         (["-o", "a.png", "-t", "scene.npy"], "scene.npy: cannot be read as a layout ("),
         (["-o", "a.rrd", "-t", "scene.txt"], "--ground_truth is drawn in pictures only."),
-        (["-o", "a.png", "-t", "a.png"], "a.png: is read, and the picture would replace it. Name another --output."),
+        (
+            ["-o", "a.png", "-t", "a.png"],
+            "a.png: is the ground truth, which the output would replace. Name another output.",
+        ),
         (["-o", "a.png", "--scale", "0"], "scale"),
     ],
 )
