@@ -67,6 +67,7 @@ class Taps:
         if POINT_MASK not in recording.arrays:
             return None
         taps = cls(recording.arrays, recording.facts.get("vlm_pe") is not None)
+        _check_taps(recording)
         names = [f"tap{tap}.{kind}" for tap in TABLES for kind in ("cos", "sin")]
         names += [f"tap{t}.{kind}.{layer}" for layer in taps.layers for t in (1, 9) for kind in ("query", "key")]
         if not taps.layers or (missing := [name for name in names if name not in recording.arrays]):
@@ -96,6 +97,28 @@ class Taps:
 
     def _pair(self, name: str, *kinds: str) -> Pair:
         return {kind: self.arrays[name.format(kind)] for kind in kinds}
+
+
+def _check_taps(recording: Recording) -> None:
+    """Raises SceneError for taps that are not of the recording's own prompt and layers."""
+    for name, array in recording.arrays.items():
+        if name.startswith("tap") and not _fits(name, array, recording.arrays["prefill.rows"].shape):
+            raise SceneError(
+                f"{recording.name}: its recording has {name} as {array.dtype}{list(array.shape)}, which does not fit "
+                f"its prompt and layers. Record it anew with --taps."
+            )
+
+
+def _fits(name: str, array: Array, rows: tuple[int, ...]) -> bool:
+    """Whether a tap has the positions, the layers and the head size of the cache rows, [S, 2L, K, D]."""
+    positions, both, _, size = rows
+    if name == POINT_MASK:
+        return array.dtype == bool and array.shape == (positions,)
+    if array.dtype != np.float32 or not array.ndim or (array.shape[0], array.shape[-1]) != (positions, size):
+        return False
+    if name.startswith(tuple(f"tap{tap}." for tap in TABLES)):
+        return array.ndim == 2
+    return array.ndim == 3 and name.rpartition(".")[2] in map(str, range(both // 2))
 
 
 def derive(first: Pair, mask: Array, table_3d: Pair, table_1d: Pair) -> dict[int, Checkpoint]:

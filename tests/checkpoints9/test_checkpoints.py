@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +34,7 @@ from tests.exported import FAMILIES, MODES
 
 SPATIAL, PLAIN = [1, 2, 3, 4, 5, 6, 7, 8, 9], [1, 6, 8, 9]
 RELATIVE = 2e-5
+FACTS = {"rung": "r", "precision": "fp32", "scene": "s", "scene_sha256": "0", "vlm_pe": "3D_RoPE"}
 Mode = tuple[str | None, str | None, str]
 
 
@@ -145,9 +147,8 @@ def test_fp16_is_equal_within_precision(tapped: Tapped) -> None:
 
 def test_taps_travel_in_a_recording(tapped: Tapped, tmp_path: Path) -> None:
     taps = taps_of(tapped("qwen").bundle)
-    rest = {name: np.zeros((2,) * len(AXES[name]), np.int32 if name in INTEGERS else np.float32) for name in AXES}
-    facts = {"rung": "r", "precision": "fp32", "scene": "s", "scene_sha256": "0", "vlm_pe": "3D_RoPE"}
-    Recording(facts, {**rest, **taps.arrays}).save(tmp_path / "rung.npz")
+    rest = zeros_beside(taps)
+    Recording(FACTS, {**rest, **taps.arrays}).save(tmp_path / "rung.npz")
     loaded = Taps.of(Recording.load(tmp_path / "rung.npz"))
     assert loaded is not None
     differences = compare_taps(taps, loaded, LIMITS["fp32"])
@@ -156,6 +157,33 @@ def test_taps_travel_in_a_recording(tapped: Tapped, tmp_path: Path) -> None:
     assert Taps.of(Recording({"vlm_pe": None}, rest)) is None
     with pytest.raises(SceneError, match="none in common"):
         compare_taps(taps, Taps({}, True), LIMITS["fp32"])
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        (POINT_MASK, np.ones(3, bool)),
+        (POINT_MASK, np.ones(3, np.float32)),
+        ("tap1.key.x", np.ones(3, np.float32)),
+        ("tap1.key.99", None),
+        ("tap9.key.0", np.ones((3, 2, 64), np.float32)),
+        ("tap9.key.0", np.float32(1)),
+        ("tap2.cos", np.ones((3, 64), np.float32)),
+    ],
+)
+def test_taps_that_do_not_fit_their_recording(tapped: Tapped, name: str, array: np.ndarray | None) -> None:
+    taps = taps_of(tapped("qwen").bundle)
+    altered = taps.arrays["tap1.key.0"] if array is None else np.asarray(array)
+    with pytest.raises(SceneError, match=rf"r: its recording has {re.escape(name)} as .*does not fit its prompt"):
+        Taps.of(Recording(FACTS, {**zeros_beside(taps), **taps.arrays, name: altered}))
+
+
+def zeros_beside(taps: Taps) -> dict[str, np.ndarray]:
+    """What a recording of the same prompt and model has besides taps, all zero."""
+    positions, _, size = taps.arrays["tap1.key.0"].shape
+    sizes = {"S": positions, "D": size, "2L": 4}
+    shapes = {name: [sizes.get(axis, 2) for axis in axes] for name, axes in AXES.items()}
+    return {name: np.zeros(shape, np.int32 if name in INTEGERS else np.float32) for name, shape in shapes.items()}
 
 
 def test_what_is_no_number_departs() -> None:

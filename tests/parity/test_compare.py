@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -113,9 +115,9 @@ def test_a_recording_survives_the_disk(tmp_path: Path) -> None:
 
 def altered(name: str, change: object) -> Recording:
     good = recording()
-    if name in good.facts:
+    if not callable(change):
         return Recording(good.facts | {name: change}, good.arrays)
-    return Recording(good.facts, good.arrays | {name: change(good.arrays[name])})  # type: ignore[operator]
+    return Recording(good.facts, good.arrays | {name: change(good.arrays[name])})
 
 
 @pytest.mark.parametrize(
@@ -131,6 +133,11 @@ def altered(name: str, change: object) -> Recording:
         ("scene", 3, "its facts have no scene"),
         ("precision", "fp8", "its precision is 'fp8'"),
         ("quantization", [8], r"quantization \[8\]"),
+        ("rung", "a\x1b[31m", r"its rung is named 'a\\x1b\[31m'"),
+        ("rung", "", "its rung is named ''"),
+        ("digests", "abc", "its digests are not a text for each graph"),
+        ("digests", {"prefill": [1]}, "its digests are not a text for each graph"),
+        ("free.tokens", lambda a: a - 9, r"free\.tokens holds -8, but ids of tokens begin at 0"),
     ],
     ids=lambda value: value if isinstance(value, str) and " " not in value else "",
 )
@@ -174,3 +181,42 @@ def test_a_file_that_is_no_recording_is_refused(tmp_path: Path) -> None:
         Recording.load(path)
     with pytest.raises(SceneError, match="not a recording"):
         Recording.load(tmp_path / "missing.npz")
+    os.mkfifo(tmp_path / "pipe.npz")  # to open it would wait for ever
+    with pytest.raises(SceneError, match=r"pipe\.npz: not a recording of a rung \(it is no ordinary file\)"):
+        Recording.load(tmp_path / "pipe.npz")
+
+
+@pytest.mark.parametrize(("field", "value"), [(8, 1), (10, 99)], ids=["encrypted", "packed in an unknown way"])
+def test_members_that_zipfile_does_not_read_are_refused(tmp_path: Path, field: int, value: int) -> None:
+    path = tmp_path / "r.npz"
+    recording().save(path)
+    content = bytearray(path.read_bytes())
+    content[content.index(b"PK\x01\x02") + field] = value  # flags or method of the first entry of the directory
+    path.write_bytes(content)
+    with pytest.raises(SceneError, match=r"facts\.npy is encrypted or packed in an unknown way"):
+        Recording.load(path)
+
+
+def test_a_packed_recording_is_read_and_a_damaged_one_refused(tmp_path: Path) -> None:
+    good, path = recording(), tmp_path / "r.npz"
+    good.save(path)
+    with np.load(path) as file:
+        np.savez_compressed(path, **dict(file))
+    assert Recording.load(path).facts == good.facts
+    content = bytearray(path.read_bytes())
+    content[60:90] = b"\xff" * 30  # inside the first member
+    path.write_bytes(content)
+    with pytest.raises(SceneError, match=r"r\.npz: not a recording of a rung"):
+        Recording.load(path)
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"), [(10**14, "not enough memory to read it"), (10**26, "not a recording of a rung")]
+)
+def test_shapes_that_no_memory_holds(tmp_path: Path, size: int, sentence: str) -> None:
+    path = tmp_path / "r.npz"
+    header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({size},), }}".ljust(117) + "\n"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("facts.npy", b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode())
+    with pytest.raises(SceneError, match=rf"r\.npz: .*{sentence}"):
+        Recording.load(path)
