@@ -12,6 +12,7 @@ from pathlib import Path
 from runtime.door import guarded
 from runtime.engines import BACKENDS
 from runtime.errors import SceneError
+from runtime.outputs import check_output
 from runtime.pipeline import Pipeline
 from runtime.rung import Plan, record_rung
 from runtime.rung.taps import record_taps
@@ -64,6 +65,9 @@ def _record(args: argparse.Namespace) -> int:
     for name in ("forced_steps", "free_tokens"):
         if getattr(args, name) < 1:
             raise SceneError(f"--{name} is {getattr(args, name)}, but at least 1 is needed.")
+    if args.rung is not None and not (args.rung and args.rung.isprintable()):
+        raise SceneError(f"--rung is {args.rung!a}, but a name of printable characters was expected.")
+    check_output(args.output, bundle=args.bundle, read={"the scene": args.point_cloud})
     with Pipeline.load(args.bundle, backend=args.backend, device=args.device) as pipeline:
         if pipeline.note and not args.quiet:
             print(f"note: {pipeline.note}", file=sys.stderr)

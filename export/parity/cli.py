@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import json
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -15,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from export.parity import BACKENDS
-from export.parity.console import lines, without_differences
+from export.parity.console import lines, strict, without_differences
 from runtime.door import guarded
 from runtime.errors import SceneError
+from runtime.files import replacing
+from runtime.outputs import check_output, check_outside
 
 if TYPE_CHECKING:  # torch takes seconds to import: --help and a mistyped option should not wait for it
     from export.parity.ladder import Ladder
@@ -84,6 +85,7 @@ def _compare(args: argparse.Namespace) -> int:
     from export.passes.taps import named_layers
 
     recorded = _load(args.against, [source.name for source in args.point_cloud])
+    _check_rungs(args, recorded)
     ladder = _ladder(args)
     reader = ladder.reader()
     layers = named_layers(args.taps, ladder.bundle.manifest.language_model.layers) if args.taps else ()
@@ -110,7 +112,7 @@ def _compare(args: argparse.Namespace) -> int:
     if args.report:
         _write(args.report, result)
     if args.json:
-        print(json.dumps(without_differences(result)))
+        print(strict(without_differences(result)))
     elif not args.quiet:
         print("\n".join(lines(result)))
     return EXIT_DIFFERENT if result["verdict"] == DIFFERENT else 0
@@ -185,6 +187,17 @@ def _of_scene(recordings: Sequence[Recording], source: Path) -> Iterator[Recordi
     yield from (recording for recording in recordings if recording.facts["scene"] == source.name)
 
 
+def _check_rungs(args: argparse.Namespace, recorded: Sequence[Recording]) -> None:
+    """A rung alone is compared with nothing, and would be called equal. Raises SceneError."""
+    here = len({*args.backends}) + ("torch" in args.backends)  # torch is two
+    for source in args.point_cloud:
+        if here + len([*_of_scene(recorded, source)]) < 2 and args.taps is None:
+            raise SceneError(
+                f"{source.name}: there is one rung, which is compared with nothing. Add one: --backends torch "
+                f"{' '.join(args.backends)}, or --against FILE.npz."
+            )
+
+
 def _check(args: argparse.Namespace) -> None:
     if not args.point_cloud:
         raise SceneError("--point_cloud names the scene or scenes to compare on; give at least one.")
@@ -193,8 +206,21 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("forced_steps", "free_tokens"):
         if getattr(args, name) < 1:
             raise SceneError(f"--{name} is {getattr(args, name)}, but at least 1 is needed.")
-    if args.report and args.report.suffix.lower() not in (".html", ".json"):
+    if any(name not in ("torch", "onnxruntime") for name in args.backends) and not args.device.startswith("cuda"):
+        raise SceneError(f"--device is {args.device!r}, but it is of the rungs on a GPU. Give cuda:N, such as cuda:0.")
+    if args.taps is not None and not args.taps.strip():
+        raise SceneError("--taps names no layer. Give all, or numbers such as 0,5.")
+    if args.report is not None:
+        _check_report(args)
+
+
+def _check_report(args: argparse.Namespace) -> None:
+    if args.report.suffix.lower() not in (".html", ".json"):
         raise SceneError(f"{args.report}: the ending is {args.report.suffix!r}, but .html or .json was expected.")
+    if args.model is not None:
+        check_outside(Path(args.model), args.report, "checkpoint")
+    read = {f"one of the inputs ({path.name})": path for path in (*args.point_cloud, *args.against)}
+    check_output(args.report, bundle=args.bundle, read=read)
 
 
 def _write(path: Path, result: dict[str, Any]) -> None:
@@ -203,11 +229,8 @@ def _write(path: Path, result: dict[str, Any]) -> None:
 
         write_report(result, path)
         return
-    temporary = path.with_name(f".{path.name}.partial")
     try:
-        temporary.write_text(json.dumps(result) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text(strict(result) + "\n", encoding="utf-8")
     except OSError as error:
         raise SceneError(f"{path}: cannot be written ({error.strerror}). Choose another --report.") from error
-    finally:
-        temporary.unlink(missing_ok=True)

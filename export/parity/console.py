@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,3 +52,16 @@ def without_differences(result: dict[str, Any]) -> dict[str, Any]:
         for scene in result["scenes"]
     ]
     return {**result, "scenes": scenes}
+
+
+def strict(result: dict[str, Any]) -> str:
+    """One line of JSON that every reader takes: a number that is none, or not finite, becomes null."""
+    return json.dumps(_finite(result), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -11,6 +11,7 @@ from export.checkpoint import Checkpoint
 from export.reference import Reference, build_reference
 from export.reference.tables import point_table
 from runtime.arrays import Array
+from runtime.manifest import Manifest
 from runtime.pipeline import Pipeline, SceneSource
 from runtime.rung import Plan, Recording, forced_ids
 from runtime.rung.record import scene_facts
@@ -24,13 +25,19 @@ def record_reference(
     manifest = pipeline.bundle.manifest
     reference = build_reference(checkpoint, prefill_attention=manifest.position.prefill_attention)
     scene = pipeline.prepare(source, request)
-    arrays = _Literal(reference, scene, manifest.generation.stop_token_ids).arrays(plan)
+    arrays = _Literal(reference, scene, manifest.generation.stop_token_ids).arrays(_within(plan, manifest, scene))
     import transformers  # for its version only
 
     facts = scene_facts(pipeline, scene, source) | {"backend": "torch", "precision": "fp32"}
     return Recording(
         facts | {"rung": "reference", "torch": torch.__version__, "transformers": transformers.__version__}, arrays
     )
+
+
+def _within(plan: Plan, manifest: Manifest, scene: Scene) -> Plan:
+    """As far as the bundle's cache reaches: the rungs above end there, and the reference's own cache would not."""
+    room = manifest.cache.capacity - scene.prompt.length
+    return Plan(forced_steps=min(plan.forced_steps, room), free_tokens=min(plan.free_tokens, room + 1))
 
 
 class _Literal:
@@ -75,7 +82,7 @@ class _Literal:
             "prefill.logits": logits[0].numpy(),
             "prefill.rows": rows[:length],
             "forced.ids": ids,
-            "forced.logits": np.array(after, np.float32),
+            "forced.logits": np.array(after, np.float32).reshape(len(ids), logits.shape[-1]),
             "forced.rows": rows[length:],
         }
 

@@ -102,8 +102,8 @@ class _Recorder:
 
     def _forced(self, steps: int) -> dict[str, Array]:
         logits, cache = self._start()
-        length, ids = self._scene.prompt.length, forced_ids(self._manifest.language_model.vocab_size, steps)
-        ids = ids[: cache.room]
+        length, steps = self._scene.prompt.length, min(steps, cache.room)
+        ids = forced_ids(self._manifest.language_model.vocab_size, steps)
         after = [np.array(self._run.decoder.step(ids[None, i : i + 1], cache)[0, -1]) for i in range(len(ids))]
         rows = cache.download_rows(length + len(ids))[:, 0]
         width = logits.shape[-1]

@@ -85,11 +85,20 @@ def test_the_nine_checkpoints(case: Exported, cloud: Path, tmp_path: Path, capsy
         (["--forced_steps", "0"], "--forced_steps is 0, but at least 1 is needed."),
         (["--report", "parity.txt"], "parity.txt: the ending is '.txt', but .html or .json was expected."),
         (["--against", "nowhere.npz"], "nowhere.npz: not a recording of a rung"),
+        (["--report", "nowhere/parity.html"], "nowhere/parity.html: cannot be written there."),
+        (["--report", "{bundle}/manifest.json"], "manifest.json: lies inside the bundle"),
+        (["--report", "{model}/config.json"], "config.json: lies inside the checkpoint"),
+        (["--backends", "onnxruntime"], "scene.npy: there is one rung, which is compared with nothing. Add one:"),
+        (["--backends", "torch", "onnxruntime-cuda", "--device", "cpu"], "--device is 'cpu', but it is of the rungs"),
+        (["--taps", ""], "--taps names no layer."),
     ],
 )
 def test_refusals(
     case: Exported, cloud: Path, capsys: pytest.CaptureFixture[str], more: list[str], sentence: str
 ) -> None:
+    places = {"{bundle}": str(case.bundle.folder), "{model}": str(case.checkpoint.folder)}
+    for place, folder in places.items():
+        more = [word.replace(place, folder) for word in more]
     assert parity(arguments(case, cloud, *more)) == 2
     assert sentence in capsys.readouterr().err
 
@@ -157,3 +166,56 @@ def test_recording_needs_neither_torch_nor_onnx(case: Exported, cloud: Path, tmp
     result = run_without(("torch", "transformers", "onnx"), code, *fixed, *SHORT, "--backend", "onnxruntime", "--json")
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["rung"] == "onnxruntime cpu"
+
+
+@pytest.mark.parametrize(
+    ("more", "sentence"),
+    [
+        (["--output", "{cloud}"], "is the scene, which the output would replace. Name another output."),
+        (["--output", "{bundle}/rung.npz"], "lies inside the bundle"),
+        (["--output", "nowhere/rung.npz"], "nowhere/rung.npz: cannot be written there."),
+        (["--output", "rung.npz", "--rung", "a\x1bb"], "--rung is 'a\\x1bb', but a name of printable characters"),
+    ],
+)
+def test_recordings_that_are_refused_before_any_work(
+    case: Exported, tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], sentence: str
+) -> None:
+    cloud = tmp_path / "scene.npz"
+    np.savez(cloud, points=room(1, 4000, (4.0, 3.0, 2.5)).points)
+    before = cloud.read_bytes()
+    places = {"{bundle}": str(case.bundle.folder), "{cloud}": str(cloud)}
+    for place, name in places.items():
+        more = [word.replace(place, name) for word in more]
+    assert record(["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), *SHORT, *more]) == 2
+    assert sentence in capsys.readouterr().err
+    assert cloud.read_bytes() == before
+
+
+def test_more_steps_than_the_cache_holds(case: Exported, cloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """All rungs end where the cache does, the reference too, whose own cache has no end."""
+    more = ("--forced_steps", "1000000000000", "--free_tokens", "1000000000000", "--json")
+    assert parity(arguments(case, cloud, *more)) == 0
+    tokens = [each["reference"]["tokens"] for each in json.loads(capsys.readouterr().out)["scenes"][0]["rungs"][1:]]
+    assert {each["count"] == each["equal"] <= case.bundle.manifest.cache.capacity for each in tokens} == {True}
+
+
+def test_numbers_that_are_none_become_null_in_json(
+    case: Exported, cloud: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rung, report = tmp_path / "rung.npz", tmp_path / "parity.json"
+    fixed = ["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), "--output", str(rung)]
+    assert record([*fixed, *SHORT, "--backend", "onnxruntime", "--quiet"]) == 0
+    recording = Recording.load(rung)
+    recording.arrays["prefill.logits"][:] = np.nan
+    recording.save(rung)
+    more = ("--backends", "onnxruntime", "--against", rung, "--report", report, "--json")
+    assert parity(arguments(case, cloud, *more)) == 1
+
+    def refuse(word: str) -> None:
+        raise AssertionError(word)
+
+    for text in (capsys.readouterr().out, report.read_text()):
+        assert json.loads(text, parse_constant=refuse)["verdict"] == "different"
+    differences = json.loads(report.read_text())["scenes"][0]["rungs"][1]["reference"]["differences"]
+    assert [d["error"] for d in differences if d["quantity"] == "logits after the prompt"] == [None]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
