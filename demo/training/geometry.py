@@ -137,14 +137,15 @@ def pool(grid: Tensor, scene: Tensor, stride: int) -> Pooling:
 
 def curve_codes(grid: Tensor, scene: Tensor, scenes: int, curve: str) -> Tensor:
     """Position of each voxel on its scene's curve, int64 [N]; the curve's depth is the scene's own."""
-    x, y, z = grid.unbind(1)
     if curve.endswith("-trans"):
-        x, y = y, x
+        grid = grid[:, [1, 0, 2]]
     if not curve.startswith("hilbert"):
-        return _interleave(x, y, z)
+        return _morton_table(grid.device)[grid].mul_(_axis_weights(grid.device)).sum(1)
+    x, y, z = grid.unbind(1)
     largest = torch.zeros(scenes, dtype=torch.long, device=grid.device)
     largest.scatter_reduce_(0, scene, grid.amax(dim=1) + 1, "amax")
-    depth = (torch.log2(largest.double()).floor().long() + 1)[scene]  # bits of the largest coordinate plus one
+    powers = 1 << torch.arange(11, device=grid.device)  # compared, not a logarithm: a GPU's of 8 can be 2.9999...
+    depth = (largest[:, None] >= powers).sum(1)[scene]  # bits of the largest coordinate plus one
     if int(depth.max()) > TABULATED:
         return _hilbert([x, y, z], depth)
     codes, starts = _hilbert_tables(grid.device)
@@ -212,6 +213,24 @@ def _spread(value: Tensor) -> Tensor:
 
 
 @cache
+def _morton_table(device: torch.device) -> Tensor:
+    """Bit i of every number below 1024 at bit 3i. A read, where shifting takes 36 launches."""
+    return _finished(_spread(torch.arange(1024, device=device)))
+
+
+@cache
+def _axis_weights(device: torch.device) -> Tensor:
+    return _finished(torch.tensor([4, 2, 1], device=device))
+
+
+def _finished(table: Tensor) -> Tensor:
+    """The table, when it is written: whoever reads it may do so on another stream than its first user's."""
+    if table.is_cuda:
+        torch.cuda.current_stream(table.device).synchronize()
+    return table
+
+
+@cache
 def _hilbert_tables(device: torch.device) -> tuple[Tensor, Tensor]:
     """Codes of every cell for each depth up to TABULATED, and where a depth's codes start: one read for a voxel."""
     tables = [torch.zeros(1, dtype=torch.long, device=device)]
@@ -220,7 +239,7 @@ def _hilbert_tables(device: torch.device) -> tuple[Tensor, Tensor]:
         low = (1 << depth) - 1
         tables.append(_hilbert([cell >> 2 * depth, cell >> depth & low, cell & low], torch.full_like(cell, depth)))
     sizes = torch.tensor([len(table) for table in tables], device=device)
-    return torch.cat(tables), sizes.cumsum(0) - sizes
+    return _finished(torch.cat(tables)), _finished(sizes.cumsum(0) - sizes)
 
 
 def _hilbert(axes: list[Tensor], depth: Tensor) -> Tensor:
