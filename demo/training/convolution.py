@@ -9,6 +9,8 @@ PLAIN_CONVOLUTION=1 in the environment keeps to the first.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -44,7 +46,7 @@ def convolve_with(arithmetic: Arithmetic, x: Tensor, neighbours: Tensor, weight:
 
 
 def _fastest(x: Tensor, weight: Tensor) -> Arithmetic:
-    if not x.is_cuda or os.environ.get("PLAIN_CONVOLUTION") == "1" or not has_triton():
+    if not x.is_cuda or os.environ.get("PLAIN_CONVOLUTION") == "1" or not triton_works(x.device):
         return PLAIN
     from demo.training import convolution_kernels
 
@@ -59,6 +61,24 @@ def has_triton() -> bool:
     except ModuleNotFoundError:
         return False
     return True
+
+
+@cache
+def triton_works(device: torch.device) -> bool:
+    """Whether the kernels run on a CUDA device. Triton compiles at first use, for which it needs a C compiler and
+    Python's headers: where they are missing, training goes on without it, slower, and says so."""
+    if not has_triton():
+        return False
+    from triton.errors import TritonError
+
+    x, weight = torch.ones(1, 32, device=device).bfloat16(), torch.ones(32, 27 * 32, device=device).bfloat16()
+    alone = torch.ones(1, 27, dtype=torch.int32, device=device).index_fill_(1, torch.tensor([13], device=device), 0)
+    try:
+        said = fused().gather_matmul(x, alone, weight, torch.zeros(32, device=device))
+        return bool((said == 32).all())
+    except (RuntimeError, OSError, ImportError, subprocess.SubprocessError, TritonError) as error:
+        print(f"Triton's kernels do not run here ({error}); convolutions gather in memory", file=sys.stderr)
+        return False
 
 
 @cache

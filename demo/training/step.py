@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -60,6 +61,20 @@ class Learner:
         self._flat.mul_((CLIP / (length + 1e-6)).clamp(max=1))
         self.optimizer.step()
 
+    def remembered(self) -> Callable[[], None]:
+        """Puts weights and the optimizer's state back, in place, to what they are now; nothing yet is zeros."""
+        weights = [parameter.detach().clone() for parameter in self.parameters]
+        states = [{n: v.clone() for n, v in self.optimizer.state.get(p, {}).items()} for p in self.parameters]
+
+        @torch.no_grad()
+        def undo() -> None:
+            for parameter, weight, state in zip(self.parameters, weights, states, strict=True):
+                parameter.copy_(weight)
+                for name, value in self.optimizer.state.get(parameter, {}).items():
+                    value.copy_(state.get(name, torch.zeros_like(value)))
+
+        return undo
+
     def average(self, ranks: int) -> None:
         """The mean of all ranks' gradients."""
         if ranks > 1:
@@ -89,10 +104,13 @@ class GraphStep:
         self._places = _by_type(self._batch)
         self._warm_up()
         self._backward, self._update = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._backward, capture_error_mode="thread_local"):
-            self._losses = learner.backward(self._batch)
-        with torch.cuda.graph(self._update, capture_error_mode="thread_local"):
-            learner.update()
+        gc.collect()  # what lies in cycles is not to be freed while a graph is captured
+        # A capture that fails leaves its own stream the current one: the outer context puts it back.
+        with torch.cuda.stream(torch.cuda.current_stream()):
+            with torch.cuda.graph(self._backward, capture_error_mode="thread_local"):
+                self._losses = learner.backward(self._batch)
+            with torch.cuda.graph(self._update, capture_error_mode="thread_local"):
+                learner.update()
 
     def __call__(self, batch: Batch) -> Tensor:
         """As EagerStep; the losses are overwritten by the next call."""
@@ -105,27 +123,16 @@ class GraphStep:
 
     def _warm_up(self) -> None:
         """Libraries choose kernels and take memory at their first calls, which a capture cannot hold. The optimizer's
-        state must exist too: a step at rate 0 makes it, and is undone."""
-        state = [(p, p.detach().clone()) for p in self._learner.parameters]
+        state must exist too: an update makes it, and is undone."""
+        undo = self._learner.remembered()
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARM_UPS):
                 self._learner.backward(self._batch)
-            if not self._learner.optimizer.state:
-                self._learner.rate.zero_()
-                self._learner.update()
-                _forget(self._learner.optimizer)
+            self._learner.update()
         torch.cuda.current_stream().wait_stream(stream)
-        with torch.no_grad():
-            for parameter, kept in state:
-                parameter.copy_(kept)
-
-
-def _forget(optimizer: torch.optim.Optimizer) -> None:
-    for state in optimizer.state.values():
-        for value in state.values():
-            value.zero_()
+        undo()
 
 
 def _optimizer(parameters: list[nn.Parameter], rate: Tensor, device: torch.device) -> torch.optim.Optimizer:

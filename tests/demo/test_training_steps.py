@@ -31,7 +31,7 @@ SEEDS = range(20_000_000, 20_000_003)
 CPU = torch.device("cpu")
 SETTINGS = Settings(
     mode="3D_with_1D", minutes=None, steps=4, stop_after=None, batch_size=1, points=1500, whole_from=0.99,
-    learning_rate=1e-3, hints=1.0, validate_every=100, seed=3,
+    learning_rate=1e-3, hints=1.0, validate_every=100, feeders=1, seed=3,
 )  # fmt: skip
 
 
@@ -135,6 +135,28 @@ def test_steps_make_the_loss_smaller(files: list[Path], tmp_path: Path) -> None:
     assert losses[-1][0] < 0.7 * losses[0][0] and losses[-1][2] < losses[0][2]
     changed = [not torch.equal(a, b) for a, b in zip(before, model.tensors.values(), strict=True)]
     assert sum(changed) >= len(changed) - 1  # k_proj's biases shift every score of a row alike and get no gradient
+
+
+def test_an_update_can_be_undone(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = new_model(write_config(tmp_path, "none"), CPU, seed=5)
+    learner = Learner(model, Loss(Prompts(), 1024, CPU), CPU, hints=1.0)
+    learner.rate.fill_(1e-3)
+    start = [parameter.detach().clone() for parameter in learner.parameters]
+    undo = learner.remembered()
+    learner._flat.normal_()
+    learner.update()
+    undo()
+    assert all(torch.equal(a, b) for a, b in zip(start, learner.parameters, strict=True))
+    assert not any(bool(value.any()) for state in learner.optimizer.state.values() for value in state.values())
+    learner.update()
+    undo, kept = learner.remembered(), [parameter.detach().clone() for parameter in learner.parameters]
+    moments = [value.clone() for state in learner.optimizer.state.values() for value in state.values()]
+    learner.update()
+    undo()
+    assert all(torch.equal(a, b) for a, b in zip(kept, learner.parameters, strict=True))
+    after = [value for state in learner.optimizer.state.values() for value in state.values()]
+    assert all(torch.equal(a, b) for a, b in zip(moments, after, strict=True)) and float(after[0]) == 1
 
 
 def test_an_interrupted_run_goes_on(files: list[Path], tmp_path: Path) -> None:
