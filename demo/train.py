@@ -32,15 +32,23 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--count", type=int, default=20000, help="rooms to train on (default: 20000)")
     p.add_argument("--validation", type=int, default=100, help="rooms to validate on (default: 100)")
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes that make rooms")
-    p.add_argument("--minutes", type=float, default=10.0, help="length of the schedule (default: 10)")
+    p.add_argument(
+        "--minutes", type=float, default=10.0, help="length of the training itself (default: 10)"
+    )
     p.add_argument("--steps", type=int, help="length of the schedule in steps, in place of --minutes")
-    p.add_argument("--stop_after", type=float, metavar="MINUTES", help="save the state and stop; run again to go on")
+    p.add_argument(
+        "--stop_after",
+        type=float,
+        metavar="MINUTES",
+        help="stop so long after the start; run again to go on",
+    )
     p.add_argument("--batch_size", type=int, default=32, help="rooms of a step on each GPU (default: 32)")
     p.add_argument("--points", type=int, default=6500, help="points of a thinned scan (default: 6500)")
     p.add_argument("--whole_from", type=float, default=0.75, help="from here on scans are whole (default: 0.75)")
     p.add_argument("--hints", type=float, default=1.0, help="weight of what voxels should see (default: 1)")
     p.add_argument("--learning_rate", type=float, default=1e-3)
     p.add_argument("--validate_every", type=int, default=500, metavar="STEPS")
+    p.add_argument("--feeders", type=int, default=2, help="threads that make batches (default: 2)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     p.add_argument("--pack_only", action="store_true", help="make the rooms and stop")
@@ -71,6 +79,7 @@ def main(arguments: list[str] | None = None) -> int:
         learning_rate=args.learning_rate,
         hints=args.hints,
         validate_every=args.validate_every,
+        feeders=args.feeders,
         seed=args.seed,
     )
     print(json.dumps(Trainer(settings, files, args.output, torch.device(args.device), quiet=args.quiet).run()))

@@ -17,7 +17,7 @@ LIMIT = 640  # tokens of an answer; the longest of ten thousand rooms has fewer
 
 
 @torch.no_grad()
-def answers(model: DemoModel, maker: Maker, rooms: Sequence[int], size: int = 50, limit: int = LIMIT) -> list[str]:
+def answers(model: DemoModel, maker: Maker, rooms: Sequence[int], size: int = 100, limit: int = LIMIT) -> list[str]:
     """Greedy texts of some rooms, as scans are."""
     texts: list[str] = []
     for first in range(0, len(rooms), size):

@@ -7,9 +7,11 @@ import math
 import os
 import random
 import sys
+import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 from tqdm import tqdm
 
-from demo.training.batch import Maker, Question
+from demo.training.batch import Batch, Maker, Question
 from demo.training.config import write_config
 from demo.training.feeder import Feeder, random_questions
 from demo.training.loss import Loss
@@ -29,7 +31,7 @@ from demo.training.score import score_rooms
 from demo.training.step import EagerStep, GraphStep, Learner
 from demo.training.store import RoomStore
 
-WARM_UP = 0.03  # of the schedule
+WARM_UP = 0.04  # of the schedule
 FLOOR = 0.01  # of the learning rate, at the end
 LOOK = 8  # steps between two looks at whether it is over, on several GPUs
 MEASURED = 24  # batches that tell how large batches are
@@ -39,18 +41,19 @@ CURVES = "curves.jsonl"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What is trained and for how long: `minutes` of training time or `steps`."""
+    """What is trained and for how long: `minutes` of training, without what goes before it, or `steps`."""
 
     mode: str
     minutes: float | None
     steps: int | None
-    stop_after: float | None  # minutes
+    stop_after: float | None  # minutes since the trainer was made
     batch_size: int
     points: int  # of a scan, about, until `whole_from`
     whole_from: float  # of the schedule: from here on scans are not thinned
     learning_rate: float
     hints: float  # weight of the hints' loss
     validate_every: int
+    feeders: int  # threads that make batches
     seed: int
 
 
@@ -66,10 +69,13 @@ class Trainer:
         *,
         quiet: bool,
     ) -> None:
+        self._made = time.perf_counter()
         self.settings, self.output, self.quiet = settings, output, quiet
         self.rank, self.ranks = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.device = _join(self.rank, self.ranks, device)
-        config = write_config(output / "checkpoint", settings.mode)
+        # One rank writes the folder: another could read a file that is just being written.
+        folder = output / "checkpoint" if self.rank == 0 else Path(tempfile.mkdtemp())
+        config = write_config(folder, settings.mode)
         prompts = Prompts()
         loss = Loss(prompts, config.language_model.vocab_size, self.device)
         torch.manual_seed(settings.seed)
@@ -84,23 +90,27 @@ class Trainer:
 
     def run(self) -> dict[str, Any]:
         """Train to the end of the schedule or to `stop_after`; the last facts."""
-        began, before = time.perf_counter(), self.seconds
         with tqdm(total=100, unit="%", desc="Training", disable=self.quiet or self.rank > 0) as bar:
             for end, points in ((self.settings.whole_from, self.settings.points), (1.0, None)):
                 if self.progress < end:
-                    self._phase(end, replace(self.maker, points=points), began - before, before, bar)
+                    self._phase(end, replace(self.maker, points=points), bar)
+                if self.progress < end:  # stopped before
+                    break
         return self._finish(done=self.progress >= 1)
 
-    def _phase(self, end: float, maker: Maker, began: float, before: float, bar: Any) -> None:
+    def _phase(self, end: float, maker: Maker, bar: Any) -> None:
         """Train until the progress is `end`."""
-        seed = self.settings.seed + 7919 * self.rank + self.step
-        caps = self._caps(maker)
-        feeder = Feeder(maker, self.settings.batch_size, seed, caps)
-        step: EagerStep | GraphStep | None = None
-        for batch in feeder:
-            step = step or self._stepper(batch)
-            self.seconds = time.perf_counter() - began
-            if self._over(end, self.seconds - before):
+        seed, settings = self.settings.seed + 7919 * self.rank + self.step, self.settings
+        with Feeder(maker, settings.batch_size, seed, self._caps(maker), settings.feeders) as feeder:
+            self._train(end, feeder, iter(feeder), bar)
+
+    def _train(self, end: float, feeder: Feeder, batches: Iterator[Batch], bar: Any) -> None:
+        first = next(batches)
+        with feeder.paused():
+            step = self._stepper(first)
+        began = time.perf_counter() - self.seconds  # compiling and capturing are no part of the schedule
+        for batch in chain([first], batches):
+            if self._over(end, began):
                 break
             self.learner.rate.fill_(self.settings.learning_rate * rate(self.progress))
             losses = step(batch)
@@ -108,7 +118,6 @@ class Trainer:
             if self.step % self.settings.validate_every == 0 or self.step == 1:
                 self._log(losses.tolist())
                 bar.update(round(100 * self.progress - bar.n, 1))
-        feeder.close()
 
     def _caps(self, maker: Maker) -> Any:
         """Fixed shapes are for graphs; the CPU takes batches as they come."""
@@ -134,14 +143,15 @@ class Trainer:
             return self.step / self.settings.steps
         return self.seconds / 60 / float(self.settings.minutes or 1)
 
-    def _over(self, end: float, seconds: float) -> bool:
-        """Whether to leave the loop; asked now and then, and for all ranks together, since asking makes them wait."""
-        limit = self.settings.stop_after
-        over = self.progress >= end or (limit is not None and seconds > 60 * limit)
+    def _over(self, end: float, began: float) -> bool:
+        """Whether to leave the loop. Several ranks look at the first one's clock, now and then, since that makes them
+        wait; between two looks it stands still, so that all have the same learning rate."""
+        if self.ranks > 1 and self.step % LOOK:
+            return False
+        self.seconds, limit = time.perf_counter() - began, self.settings.stop_after
+        over = self.progress >= end or (limit is not None and time.perf_counter() - self._made > 60 * limit)
         if self.ranks == 1:
             return over
-        if self.step % LOOK:
-            return False
         shared = torch.tensor([float(over), self.seconds], device=self.device)
         dist.broadcast(shared, 0)
         self.seconds = float(shared[1])
@@ -167,6 +177,8 @@ class Trainer:
         line = {"step": self.step, "seconds": round(self.seconds, 1), **facts, "validation": mean}
         with (self.output / CURVES).open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
+        if self.step > 1:  # what ends without a word, for want of time, can go on from here
+            self._save()
 
     def _finish(self, *, done: bool) -> dict[str, Any]:
         facts: dict[str, Any] = {"settings": asdict(self.settings), "gpus": self.ranks, "steps": self.step}
@@ -225,12 +237,20 @@ def _join(rank: int, ranks: int, device: torch.device) -> torch.device:
     """This process's device, and its place among the others."""
     if ranks > 1:
         device = torch.device("cuda", rank)
+    device = prepare(device)
+    if ranks > 1:
+        dist.init_process_group("nccl", device_id=device)
+    return device
+
+
+def prepare(device: torch.device) -> torch.device:
+    """The device with its number, current, and its libraries as training wants them."""
     if device.type == "cuda":
         device = torch.device("cuda", device.index or 0)
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
-    if ranks > 1:
-        dist.init_process_group("nccl", device_id=device)
+        # On Hopper torch prefers cuDNN's attention, which plans anew for every shape: validation has many.
+        torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 
