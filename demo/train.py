@@ -32,9 +32,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--count", type=int, default=20000, help="rooms to train on (default: 20000)")
     p.add_argument("--validation", type=int, default=100, help="rooms to validate on (default: 100)")
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="worker processes that make rooms")
-    p.add_argument(
-        "--minutes", type=float, default=10.0, help="length of the training itself (default: 10)"
-    )
+    p.add_argument("--minutes", type=float, default=10.0, help="length of the training itself (default: 10)")
     p.add_argument("--steps", type=int, help="length of the schedule in steps, in place of --minutes")
     p.add_argument(
         "--stop_after",
