@@ -23,6 +23,7 @@ NEAR = 0.08  # metres around an entity that still belong to it
 AIM = 8  # offset of the centre (3), logarithms of the sizes (3), cosine and sine
 KINDS = len(table.KINDS)
 BACKGROUND = 0.2  # weight of voxels that belong to nothing: most do
+AIMS = 3.0  # weight of where things stand and how large they are: what an answer has to say, and slower to learn
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +100,7 @@ class HintHeads(nn.Module):
         of_tokens = self.tokens(tokens).float().view(-1, KINDS, 1 + AIM)
         missed = binary_cross_entropy_with_logits(of_tokens[..., 0], hints.seen, reduction="none").mean(1)
         off = smooth_l1_loss(of_tokens[..., 1:], hints.aims, reduction="none", beta=0.1).mean(-1)
-        return kinds + aims + 5 * _over(missed, hints.real) + _over(off, hints.seen)
+        return kinds + AIMS * aims + 5 * _over(missed, hints.real) + AIMS * _over(off, hints.seen)
 
 
 def _over(values: Tensor, weight: Tensor) -> Tensor:
