@@ -43,8 +43,8 @@ __device__ __forceinline__ void rotate(float &low, float &high, const float *cos
   high = y * cos[d + HEAD_DIM / 2] + x * sin[d + HEAD_DIM / 2];
 }
 
-// The newest row, where the piece has it: two channels a lane.
-__device__ __forceinline__ void put_newest(AttentionMemory &memory, Half *keys, Half *values, const Piece &piece,
+// The newest row, where the piece has it, also into key_row and value_row [D]: two channels a lane.
+__device__ __forceinline__ void put_newest(AttentionMemory &memory, Half *key_row, Half *value_row, const Piece &piece,
                                            const Flagged *key, const Flagged *value, unsigned turn, const float *cos,
                                            const float *sin) {
   const int r = piece.position - piece.first, lane = this_thread() % 32;
@@ -56,9 +56,8 @@ __device__ __forceinline__ void put_newest(AttentionMemory &memory, Half *keys, 
 #pragma unroll
   for (int i = 0; i < 2; ++i) {
     const int d = lane + 32 * i, at = place_of(r, d / 8) + d % 8;
-    const long long row = (long long)piece.position * CACHE_ROW + d;
-    keys[row] = memory.keys[at] = to_half(k[i]);
-    values[row] = memory.values[at] = to_half(v[i]);
+    key_row[d] = memory.keys[at] = to_half(k[i]);
+    value_row[d] = memory.values[at] = to_half(v[i]);
   }
 }
 

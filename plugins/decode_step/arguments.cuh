@@ -41,7 +41,20 @@ struct StepArguments {
   float *logits;                       // [steps, V] or null
   int steps;
   long long *marks;                    // [blocks, L + 1, 32] or null: cycles at points of each phase of the last step
+  Half *rows;                          // [2L*K, D], the newest row, where PURE is 1
+  int past_rows;                       // M, where PURE is 1
 };
+
+// PURE is 1 where the kernel is a function: one step, that writes nothing but `logits` and `rows`. `past` is read only, the
+// tables have one row, `token`, `past_length` and `turns` stay as they are, and nobody chooses a token. What is fed may be
+// garbage then (TensorRT runs a layer on whatever is there when it tries it), but no address is made of it.
+__device__ __forceinline__ int first_position(const StepArguments &a) {
+  return PURE ? max(0, min(*a.past_length, a.past_rows)) : *a.past_length;
+}
+
+__device__ __forceinline__ int first_token(const StepArguments &a) {
+  return PURE ? max(0, min(*a.token, VOCABULARY - 1)) : *a.token;
+}
 
 struct Memory {
   alignas(128) unsigned char ring[RING_BYTES];

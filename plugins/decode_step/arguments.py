@@ -21,6 +21,8 @@ class StepArguments(ctypes.Structure):
         *((name, ctypes.c_void_p) for name in ("cos_table", "sin_table", *BUFFERS, *STATE_FIELDS)),
         ("steps", ctypes.c_int),
         ("marks", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("past_rows", ctypes.c_int),
     ]
 
 

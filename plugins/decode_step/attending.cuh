@@ -11,7 +11,7 @@ struct Attending {
   __device__ Attending(const StepArguments &a, Memory &memory) : a(a), memory(memory.attention) {}
 
   __device__ void run() {
-    const int before = *a.past_length;
+    const int before = first_position(a);
     unsigned turn = *a.turns;
     for (int step = 0; step < a.steps; ++step) {
       if (step > 0) wait_for_choice(turn);
@@ -40,21 +40,24 @@ struct Attending {
     position = at, kv = blockIdx.x / pieces, split = blockIdx.x % pieces;
     begin = rows * split / pieces, end = rows * (split + 1) / pieces;
     if (kv >= KV_HEADS) return false;
+    const long long angles = PURE ? 0 : (long long)at * HEAD_DIM;
     for (int d = lane; d < HEAD_DIM; d += 32) {
-      memory.cos[d] = a.cos_table[(long long)at * HEAD_DIM + d];
-      memory.sin[d] = a.sin_table[(long long)at * HEAD_DIM + d];
+      memory.cos[d] = a.cos_table[angles + d];
+      memory.sin[d] = a.sin_table[angles + d];
     }
     ask(0, begin);
     __syncwarp();
     return true;
   }
 
-  __device__ __forceinline__ Half *keys(int layer) const { return a.past + (layer * KV_HEADS + kv) * HEAD_DIM; }
-  __device__ __forceinline__ Half *values(int layer) const { return keys(layer) + LAYERS * KV_HEADS * HEAD_DIM; }
+  // This unit's keys and values in a row of the cache.
+  __device__ __forceinline__ int keys(int layer) const { return (layer * KV_HEADS + kv) * HEAD_DIM; }
+  __device__ __forceinline__ int values(int layer) const { return keys(layer) + LAYERS * KV_HEADS * HEAD_DIM; }
+  __device__ __forceinline__ Half *newest() const { return PURE ? a.rows : a.past + (long long)position * CACHE_ROW; }
   __device__ __forceinline__ Piece piece(int first) const { return {first, min(TILE, end - first), position}; }
 
   __device__ __forceinline__ void ask(int layer, int first) {
-    ask_rows(memory, keys(layer), values(layer), piece(first));
+    ask_rows(memory, a.past + keys(layer), a.past + values(layer), piece(first));
   }
 
   __device__ void attend(int layer, unsigned turn) {
@@ -66,7 +69,8 @@ struct Attending {
     Mixed mixed;
     for (int first = begin; first < end; first += TILE) {
       if (first > begin) ask(layer, first);
-      put_newest(memory, keys(layer), values(layer), piece(first), key, value, turn, memory.cos, memory.sin);
+      put_newest(memory, newest() + keys(layer), newest() + values(layer), piece(first), key, value, turn, memory.cos,
+                 memory.sin);
       copies_done();
       __syncwarp();
       mixed.add(memory, queries, piece(first).count);

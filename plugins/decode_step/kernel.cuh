@@ -6,7 +6,7 @@
 // float32; what goes into a product is half.
 //
 // The definition is reference.py. Sizes come as macros: HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, HEAD_DIM,
-// VOCABULARY, QKV_BIAS, EPSILON, HALF_IS_BF16, and for tuning WARPS, SLOTS, SLOT_BYTES, FLIGHT, SPLIT_*, PAIRS.
+// VOCABULARY, QKV_BIAS, EPSILON, HALF_IS_BF16, PURE (arguments.cuh), and for tuning WARPS, SLOTS, SLOT_BYTES, FLIGHT, SPLIT_*, PAIRS.
 
 #include "arguments.cuh"
 #include "attending.cuh"
@@ -224,6 +224,10 @@ struct Step {
     }
     mark_stall(0);
     mark();
+    if (PURE) {
+      if (warp == 0) sync_threads<ATTENDED, 64>();
+      return;
+    }
     mine = best_of_warp(mine);
     if (lane == 0) memory.bests[warp] = mine;
     sync();
@@ -265,9 +269,9 @@ struct Step {
   }
 
   __device__ void run() {
-    const int before = *a.past_length;
+    const int before = first_position(a);
     turn = *a.turns;
-    if (thread == 0) memory.token = *a.token;
+    if (thread == 0) memory.token = first_token(a);
     sync();
     for (int step = 0; step < a.steps; ++step) {
       position = before + step;
@@ -281,9 +285,9 @@ struct Step {
       }
       mark_count = 0, ++turn;
       choose(step);
-      if (blockIdx.x == 0 && thread == 0) a.tokens[step] = memory.token;
+      if (!PURE && blockIdx.x == 0 && thread == 0) a.tokens[step] = memory.token;
     }
-    finish(before);
+    if (!PURE) finish(before);
   }
 
   // Everybody has read what the state was when the last block comes here.
@@ -297,10 +301,10 @@ struct Step {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(THREADS + 64, 1) decode_step(const __grid_constant__ StepArguments a) {
+__device__ __forceinline__ void run_block(const StepArguments &a, const LayerWeights *layers) {
   Memory &memory = *(Memory *)dynamic_shared();
   if (threadIdx.x == 0) init_ring(memory.barriers, WARPS);
-  if (threadIdx.x < LAYERS) memory.layers[threadIdx.x] = a.layers[threadIdx.x];
+  if (threadIdx.x < LAYERS) memory.layers[threadIdx.x] = layers[threadIdx.x];
   __syncthreads();
   if (threadIdx.x < THREADS) {
     Step(a, memory).run();
@@ -311,4 +315,10 @@ extern "C" __global__ void __launch_bounds__(THREADS + 64, 1) decode_step(const 
   }
 }
 
+#ifndef LAUNCHER  // launch.cu has an entry of its own
+extern "C" __global__ void __launch_bounds__(THREADS + 64, 1) decode_step(const __grid_constant__ StepArguments a) {
+  run_block(a, a.layers);
+}
+
 extern "C" __device__ const int memory_bytes = sizeof(Memory);  // dynamic shared memory to launch with
+#endif

@@ -76,6 +76,7 @@ class Tuning:
         return {**names, "MAX_SPLIT": max(self.split_hidden, self.split_queries, self.split_inner)}
 
 
-def source(sizes: Sizes, tuning: Tuning) -> str:
-    """The whole kernel as text, which needs no other file and no header."""
-    return with_constants(inlined(KERNEL), {**sizes.constants(), **tuning.constants()})
+def source(sizes: Sizes, tuning: Tuning, *, pure: bool = False, file: Path = KERNEL) -> str:
+    """The whole kernel as text, which needs no other file and no header of ours. `pure`: as a function of one step."""
+    constants = {**sizes.constants(), **tuning.constants(), "PURE": int(pure)}
+    return with_constants(inlined(file), constants)

@@ -162,11 +162,32 @@ class Emulated:
         self._library.run(ctypes.byref(arguments), BLOCKS, seed)
         return tokens, logits
 
+    def run_pure(self, past: Array, seed: int = 0) -> tuple[Array, Array]:
+        """Logits [V] and the new row [2L*K, D] of the kernel as a function, over zeros as a workspace."""
+        for buffer in (*self._buffers.values(), self._turns):
+            buffer[:] = 0
+        logits = np.full(self._model.sizes.vocabulary, np.nan, np.float32)
+        rows, position = np.zeros(past.shape[1:], np.uint16), int(self.past_length[0])
+        cos, sin = (np.ascontiguousarray(table[min(max(position, 0), CAPACITY - 1)]) for table in self._tables)
+        state = {"turns": self._turns, "token": self.token, "past_length": self.past_length}
+        arrays = {**self._buffers, **state, "layers": self._layers, "past": past, "cos_table": cos, "sin_table": sin}
+        arrays |= {"logits": logits, "rows": rows}
+        arguments = StepArguments(
+            **{name: array.ctypes.data for name, array in arrays.items()},
+            embedding=self._address("embedding"),
+            final_norm=self._address("final_norm"),
+            head=self._address("embedding"),
+            steps=1,
+            past_rows=len(past),
+        )
+        self._library.run(ctypes.byref(arguments), BLOCKS, seed)
+        return logits, rows
 
-def compiled_for_cpu(sizes: Sizes, tuning: Tuning, folder: Path) -> Any:
+
+def compiled_for_cpu(sizes: Sizes, tuning: Tuning, folder: Path, *, pure: bool = False) -> Any:
     """The kernel as a library of the host's compiler."""
     kernel, library = folder / "kernel.h", folder / "kernel.so"
-    kernel.write_text(source(sizes, tuning))
+    kernel.write_text(source(sizes, tuning, pure=pure))
     options = ["-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-fPIC", "-shared"]
     command = ["g++", *options, f"-I{HERE}", f'-DKERNEL="{kernel}"', str(HERE / "run_decode_step.cpp")]
     subprocess.run([*command, "-o", str(library)], check=True)

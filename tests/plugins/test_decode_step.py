@@ -75,3 +75,37 @@ def test_as_large_models_are_run(tmp_path: Path) -> None:
     kernel.token[0], kernel.past_length[0], before = 17, 64, past.copy()
     tokens, logits = kernel.run(past, 1)
     assert_close("logits", logits, follow(small, 17, 64, before, tokens), LIMITS["qwen"])
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_as_a_function_it_writes_logits_and_the_new_row_alone(model: str, tmp_path: Path) -> None:
+    """The prefix may end before the new row's place; and twice the same gives the same bits."""
+    small = Small.random(MODELS[model], 8)
+    kernel = Emulated(compiled_for_cpu(MODELS[model], TUNINGS["one_tile"], tmp_path, pure=True), small)
+    for length, rows in ((0, 64), (64, 64), (63, 128)):
+        past = small.past(length, 8)
+        kernel.token[0], kernel.past_length[0], wanted = 17, length, past.copy()
+        given = np.ascontiguousarray(past[:rows])
+        before = given.copy()
+        logits, row = kernel.run_pure(given, length)
+        assert np.array_equal(given, before), "the cache is read only"
+        assert (kernel.token[0], kernel.past_length[0]) == (17, length)
+        assert_close("logits", logits, small.reference(17, length, wanted), LIMITS[model])
+        bf16 = small.sizes.bf16
+        assert_close("row", from_bits(row, bf16), from_bits(wanted[length], bf16), CACHE[model])
+        again, same = kernel.run_pure(given, length + 1)
+        assert np.array_equal(again, logits) and np.array_equal(same, row)
+
+
+def test_as_a_function_it_takes_no_address_from_garbage(tmp_path: Path) -> None:
+    """Positions and tokens far outside are moved to the border, since nothing behind it may be touched."""
+    small = Small.random(QWEN, 9)
+    kernel = Emulated(compiled_for_cpu(QWEN, TUNINGS["one_tile"], tmp_path, pure=True), small)
+    past = small.past(CAPACITY, 9)[:64].copy()
+    found = []
+    for token, length in ((2**31 - 1, 2**31 - 1), (QWEN.vocabulary - 1, 64), (-(2**31), -(2**31)), (0, 0)):
+        kernel.token[0], kernel.past_length[0] = token, length
+        found.append(kernel.run_pure(past)[0])
+        assert np.isfinite(found[-1]).all()
+    assert not np.array_equal(found[0], found[2])
+    assert np.array_equal(found[2], found[3])
