@@ -1,5 +1,7 @@
-# make demo   export a tiny random checkpoint and run it on a furnished room
-# make test   all tests, with the linters and type checks
+# make demo      export a tiny random checkpoint and run it on a furnished room
+# make test      all tests, with the linters and type checks
+# make plugins   our kernels as a library for TensorRT; needs nvcc and TensorRT's headers (TENSORRT_INCLUDE=FOLDER),
+#                PLUGIN_OPTIONS='--dry_run' prints what would be run, --help all options
 #
 # Each makes its own virtual environment. On a fresh machine let PyTorch come as its CPU build:
 #   make test TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -7,9 +9,10 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TORCH_INDEX ?=
 WORKERS ?= 2
+PLUGIN_OPTIONS ?=
 PIP = -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint plugins clean
 
 demo: .venv-demo/ready
 	rm -rf out/checkpoint
@@ -29,6 +32,9 @@ lint: .venv-test/ready
 	.venv-test/bin/mypy
 	.venv-test/bin/lint-imports
 
+plugins:
+	$(PYTHON) -m plugins.build $(PLUGIN_OPTIONS)
+
 .venv-demo/ready: pyproject.toml
 	$(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/python $(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) $(TORCH)
@@ -42,4 +48,4 @@ lint: .venv-test/ready
 	touch $@
 
 clean:
-	rm -rf .venv-demo .venv-test out build *.egg-info
+	rm -rf .venv-demo .venv-test out build plugins/build *.egg-info

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import get_type_hints
 
 from plugins.source import inlined, with_constants
 
 KERNEL = Path(__file__).with_name("kernel.cuh")
 WARP = 32
+HEAD_DIM, MAX_GROUP, MAX_LAYERS = 64, 8, 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,20 @@ class Sizes:
         queries = self.heads * self.head_dim
         layer = (self.qkv_rows + 2 * self.intermediate) * self.hidden + self.hidden * (queries + self.intermediate)
         return 2 * (self.layers * layer + self.vocabulary * self.hidden)
+
+    @property
+    def text(self) -> str:
+        """ "hidden=896,...": what `parse` reads, and `python -m plugins.build --sizes` takes."""
+        return ",".join(f"{name}={value:g}" for name, value in asdict(self).items())
+
+    @classmethod
+    def parse(cls, text: str) -> Sizes:
+        """Raises ValueError where a name is missing, unknown or given twice, or a value is no number."""
+        pairs = [part.partition("=")[::2] for part in text.split(",")]
+        kinds, names = get_type_hints(cls), [field.name for field in fields(cls)]
+        if sorted(name for name, _ in pairs) != sorted(names):
+            raise ValueError(f"{text!r}: {', '.join(names)} were expected, each once, as name=number")
+        return cls(**{name: bool(int(value)) if kinds[name] is bool else kinds[name](value) for name, value in pairs})
 
     def constants(self) -> dict[str, int | float]:
         return {
@@ -74,6 +90,25 @@ class Tuning:
     def constants(self) -> dict[str, int | float]:
         names = {name.upper(): value for name, value in asdict(self).items()}
         return {**names, "MAX_SPLIT": max(self.split_hidden, self.split_queries, self.split_inner)}
+
+
+def misfit(sizes: Sizes, tuning: Tuning) -> str | None:
+    """Why the kernel cannot be compiled for a model, or None: the assertions of its files, in words."""
+    multiplying, queries = WARP * tuning.warps, sizes.heads * sizes.head_dim
+    wide = 4 if sizes.hidden <= 4 * multiplying else 8  # channels of the hidden state that a thread has
+    checks = {
+        f"heads have {sizes.head_dim} channels, but 64 were expected": sizes.head_dim == HEAD_DIM,
+        f"{sizes.heads} query heads share {sizes.kv_heads} key heads, but at most {MAX_GROUP} may share one": (
+            sizes.heads % sizes.kv_heads == 0 and sizes.heads <= MAX_GROUP * sizes.kv_heads
+        ),
+        f"the hidden state has {sizes.hidden} channels, but a multiple of {WARP * wide} up to {8 * multiplying} was "
+        "expected": sizes.hidden % (WARP * wide) == 0 and sizes.hidden <= 8 * multiplying,
+        f"the inner size is {sizes.intermediate}, but a multiple of 64 from {queries} on was expected": (
+            sizes.intermediate % 64 == 0 and sizes.intermediate >= queries
+        ),
+        f"there are {sizes.layers} layers, but at most {MAX_LAYERS} were expected": sizes.layers <= MAX_LAYERS,
+    }
+    return next((reason for reason, holds in checks.items() if not holds), None)
 
 
 def source(sizes: Sizes, tuning: Tuning, *, pure: bool = False, file: Path = KERNEL) -> str:

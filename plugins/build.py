@@ -1,0 +1,200 @@
+"""The plugin library: python -m plugins.build, or `make plugins`.
+
+    python -m plugins.build --dry_run                     what would be run
+    python -m plugins.build                               kernels for the published models, in fp16 and bf16
+    python -m plugins.build --sizes hidden=256,...        for other sizes beside them (an error of the build tells them)
+
+Needs nvcc (found by NVCC, on the path or in /usr/local/cuda) and the headers of the TensorRT that will load the library
+(found by TENSORRT_INCLUDE or in the usual places). It links neither TensorRT nor a shared CUDA runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from plugins.decode_step.models import MODELS
+from plugins.decode_step.sizes import Sizes, Tuning, misfit, source
+from plugins.library import VERSION
+
+PROGRAM = "python -m plugins.build"
+HERE = Path(__file__).resolve().parent
+OUTPUT = HERE / "build" / "libspatiallm_plugins.so"
+LAUNCHER = HERE / "decode_step" / "launch.cu"
+SHELL = ("decode_step/plugin.cpp", "decode_step/plugin_v2.cpp", "decode_step/plugin_v3.cpp", "library.cpp")
+ARCHITECTURE = "sm_90"
+NVCC = "/usr/local/cuda/bin/nvcc"
+HEADER = "NvInferRuntime.h"
+USUAL = (
+    "/usr/include/x86_64-linux-gnu",
+    "/usr/include/aarch64-linux-gnu",
+    "/usr/include",
+    "/usr/local/tensorrt/include",
+    "/opt/tensorrt/include",
+)
+OPTIONS = ("-std=c++17", "-O3", "-diag-suppress", "177", "-Xcompiler", "-fPIC,-fvisibility=hidden")
+
+
+class BuildError(Exception):
+    """What is missing or wrong, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One call of the compiler; `text` is the source that is written first."""
+
+    command: tuple[str, ...]
+    source: Path | None = None
+    text: str = ""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0 when the library stands, 2 with a sentence on stderr where it cannot be built."""
+    args = parser().parse_args(arguments)
+    try:
+        steps = list(plan(args, find_compiler(), find_headers()))
+        if args.dry_run:
+            print("\n".join(shlex.join(step.command) for step in steps))
+        else:
+            run(steps, args.output, args.jobs)
+            print(f"{args.output}: version {VERSION}")
+    except BuildError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options."""
+    p = argparse.ArgumentParser(prog=PROGRAM, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--output", type=Path, default=OUTPUT, help=f"the library (default: {OUTPUT.relative_to(HERE)})")
+    p.add_argument(
+        "--sizes",
+        action="append",
+        default=[],
+        metavar="NAME=NUMBER,...",
+        help="a model to compile the decode kernel for, beside the published ones; may be given again",
+    )
+    p.add_argument("--only", action="store_true", help="leave out the published models")
+    p.add_argument(
+        "--architecture",
+        default=ARCHITECTURE,
+        help=f"of the GPU; the decode kernel is for {ARCHITECTURE} alone today (default: {ARCHITECTURE})",
+    )
+    p.add_argument("--v2", action="store_true", help="from TensorRT 10 on: the interface of version 2 instead of 3")
+    p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at a time (default: one a core)")
+    p.add_argument("--dry_run", action="store_true", help="print the commands and run none")
+    return p
+
+
+def find_compiler() -> str:
+    """Path of nvcc. Raises BuildError."""
+    if found := shutil.which(os.environ.get("NVCC") or "nvcc") or shutil.which(NVCC):
+        return found
+    raise BuildError(
+        f"nvcc was found neither on the path nor as {NVCC}. Install the CUDA toolkit, or name it: "
+        "NVCC=FILE make plugins"
+    )
+
+
+def find_headers() -> Path:
+    """The folder of TensorRT's headers. Raises BuildError."""
+    told = os.environ.get("TENSORRT_INCLUDE")
+    for folder in map(Path, [told] if told else USUAL):
+        if (folder / HEADER).is_file():
+            return folder
+    place = f"TENSORRT_INCLUDE is {told!r}, but there is" if told else f"TensorRT's headers are in none of {USUAL}:"
+    raise BuildError(
+        f"{place} no {HEADER}. Take them of the version that is installed: package libnvinfer-headers-dev, or "
+        "https://github.com/NVIDIA/TensorRT, branch release/VERSION, folder include; then "
+        "TENSORRT_INCLUDE=FOLDER make plugins"
+    )
+
+
+def models(texts: Sequence[str], *, only: bool) -> list[Sizes]:
+    """What kernels are compiled for. Raises BuildError."""
+    chosen = (
+        [] if only else [dataclasses.replace(each, bf16=half) for each in MODELS.values() for half in (False, True)]
+    )
+    for text in texts:
+        try:
+            sizes = Sizes.parse(text)
+        except ValueError as error:
+            raise BuildError(f"--sizes {error}.") from error
+        if reason := misfit(sizes, Tuning()):
+            raise BuildError(f"--sizes: the decode kernel cannot be compiled for this model: {reason}.")
+        chosen.append(sizes)
+    if not chosen:
+        raise BuildError("--only leaves out the published models: give --sizes.")
+    return list(dict.fromkeys(chosen))
+
+
+def plan(args: argparse.Namespace, nvcc: str, headers: Path) -> Iterator[Step]:
+    """All calls of the compiler; the last one links. Raises BuildError."""
+    if args.architecture != ARCHITECTURE:
+        raise BuildError(
+            f"--architecture is {args.architecture!r}, but the decode kernel is for {ARCHITECTURE}: it needs bulk "
+            "copies into 227 KB of shared memory and has run on no other. On other GPUs build engines without plugins."
+        )
+    folder = args.output.parent / "objects"
+    objects: list[Path] = []
+    names: list[str] = []
+    for sizes in models(args.sizes, only=args.only):
+        names.append(name := f"decode_step_{len(names)}")
+        text = f"#define VARIANT {name}\n{source(sizes, Tuning(), pure=True, file=LAUNCHER)}"
+        objects.append(target := folder / f"{name}.o")
+        file = folder / f"{name}.cu"
+        yield Step((nvcc, *OPTIONS, f"-arch={ARCHITECTURE}", "-c", str(file), "-o", str(target)), file, text)
+    table, shell = folder / "decode_steps.cpp", [*(HERE / name for name in SHELL)]
+    defined = [f"-DSPATIALLM_PLUGINS_VERSION={VERSION}", *(["-DSPATIALLM_PLUGINS_V2"] if args.v2 else [])]
+    for file in (table, *shell):
+        objects.append(target := folder / f"{file.stem}.o")
+        compile = (nvcc, *OPTIONS, *defined, f"-I{HERE}", f"-I{headers}", "-Xcompiler", "-Wno-deprecated-declarations")
+        yield Step((*compile, "-c", str(file), "-o", str(target)), *((table, _table(names)) if file == table else ()))
+    yield Step((nvcc, "-shared", "-cudart", "static", *map(str, objects), "-o", str(args.output)))
+
+
+def _table(names: Sequence[str]) -> str:
+    """A C++ file with all kernels."""
+    declared = "".join(f"extern const spatiallm::DecodeStep {name};\n" for name in names)
+    listed = ", ".join(f"&{name}" for name in names)
+    head = '#include "decode_step/launch.h"\n'
+    return f"{head}{declared}const spatiallm::DecodeStep *const spatiallm::decode_steps[] = {{{listed}, nullptr}};\n"
+
+
+def run(steps: Sequence[Step], output: Path, jobs: int) -> None:
+    """Compile, then link into the place of the library that was there. Raises BuildError."""
+    (output.parent / "objects").mkdir(parents=True, exist_ok=True)
+    *compiling, linking = steps
+    with concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
+        for number, step in enumerate(pool.map(_compile, compiling), start=1):
+            print(f"[{number}/{len(steps)}] {Path(step.command[-1]).name}", file=sys.stderr, flush=True)
+    with tempfile.TemporaryDirectory(dir=output.parent) as folder:
+        made = Path(folder) / output.name
+        _compile(Step((*linking.command[:-1], str(made))))
+        made.replace(output)
+
+
+def _compile(step: Step) -> Step:
+    if step.source is not None:
+        step.source.write_text(step.text)
+    done = subprocess.run(step.command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if re.search(r"error|fatal", line)] or ["no reason given"]
+        raise BuildError(f"the compiler has failed: {lines[0]}\nThe command was: {shlex.join(step.command)}")
+    return step
+
+
+if __name__ == "__main__":
+    sys.exit(main())
