@@ -80,7 +80,10 @@ def main(arguments: list[str] | None = None) -> int:
         feeders=args.feeders,
         seed=args.seed,
     )
-    print(json.dumps(Trainer(settings, files, args.output, torch.device(args.device), quiet=args.quiet).run()))
+    trainer = Trainer(settings, files, args.output, torch.device(args.device), quiet=args.quiet)
+    facts = trainer.run()
+    if trainer.rank == 0:
+        print(json.dumps(facts))
     return 0
 
 

@@ -71,10 +71,9 @@ def _check(args: argparse.Namespace) -> int:
     if not torch.cuda.is_available():
         raise SceneError("This compares a GPU with the CPU, but PyTorch sees no CUDA device.")
     began = time.perf_counter()
-    device = prepare(torch.device("cuda"))
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder:  # rooms first: their workers are forked, which CUDA does not like
         files = pack(Path(folder), SPLITS["validation"], args.count, max(1, args.count // args.jobs), args.jobs)
-        facts, wrong = _measure(args, files, device, Path(folder))
+        facts, wrong = _measure(args, files, prepare(torch.device("cuda")), Path(folder))
     facts["seconds"] = round(time.perf_counter() - began, 1)
     for sentence in wrong:
         print(sentence, file=sys.stderr)

@@ -29,7 +29,8 @@ class Loss:
         """(what is minimized, plain cross entropy), means over the answers' tokens."""
         said = batch.answers
         states = model.states(batch, points).flatten(0, 1).index_select(0, said.before)
-        log = torch.log_softmax(model.language_model.logits(states).float(), dim=-1)  # [T, V]
+        with torch.autocast(states.device.type, enabled=False):  # in bf16 bins side by side often get the same logit
+            log = torch.log_softmax(model.language_model.logits(states).float(), dim=-1)  # [T, V]
         exact = log.gather(1, said.target[:, None])[:, 0]
         number = self._numbers[said.target]
         is_length = (number >= 0) & ~self._counted[said.previous]

@@ -7,10 +7,12 @@ import math
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from demo.rooms import make_scan
 from demo.training.batch import Batch, Maker, Question
@@ -117,6 +119,31 @@ def test_a_filled_up_batch_teaches_the_same(maker: Maker, learner: Learner) -> N
     got = learner.backward(full), learner._flat
     torch.testing.assert_close(got[0], want[0], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(got[1], want[1], rtol=1e-2, atol=1e-5 * float(want[1].abs().max()) + 1e-6)
+
+
+class Forbids(TorchDispatchMode):
+    """Refuses what a CUDA graph cannot hold: shapes and branches that hang on numbers, and tensors from the host."""
+
+    NAMES = (
+        "_local_scalar_dense", "nonzero", "masked_select", "repeat_interleave", "unique_consecutive", "_unique2",
+        "unique_dim", "bincount", "lift_fresh", "is_nonzero", "equal", "normal_", "uniform_", "bernoulli_", "randperm",
+    )  # fmt: skip
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        assert name not in self.NAMES, name
+        if name in ("index", "index_put_", "_index_put_impl_"):
+            assert all(one is None or one.dtype != torch.bool for one in args[1]), "indexed by a mask"
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_to_its_gradients_can_be_captured(maker: Maker, learner: Learner) -> None:
+    batch = maker.batch([Question(room=0), Question(room=1)])
+    full = fill_up(batch, find_caps([batch], maker.encoder))
+    with Forbids():
+        learner.backward(full)
+    with Forbids(), pytest.raises(AssertionError, match="nonzero|repeat_interleave|lift_fresh|_local_scalar_dense"):
+        maker.batch([Question(room=0)])
 
 
 def _smaller(maker: Maker) -> Batch:
