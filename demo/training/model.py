@@ -21,6 +21,7 @@ from export.rope import position_spec
 
 NEIGHBOURS = 9  # of 27 voxels around one on a surface, about so many are occupied
 STEM = "point_backbone.embedding.stem.linear.weight"
+BRANCH = 0.2  # of a residual branch's usual start: embeddings are small, and a layer of length 0.3 drowns them
 EMBEDDING_STD = 0.05  # logits begin below 1, since the last norm gives states of length 16
 
 
@@ -81,5 +82,5 @@ def _initial(name: str, shape: Shape, layers: int, generator: torch.Generator) -
     if name == STEM:  # metres up to ten, colours within 1: both should be heard
         return torch.randn(shape, generator=generator) * torch.tensor([0.15, 0.15, 0.3, 0.7, 0.7, 0.7])
     if name.endswith(("o_proj.weight", "down_proj.weight")):  # branches that are added to the residual stream
-        std /= math.sqrt(2 * layers)
+        std *= BRANCH / math.sqrt(2 * layers)
     return torch.randn(shape, generator=generator) * std
