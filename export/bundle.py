@@ -26,7 +26,7 @@ from export.quantization.options import check_quantization
 from export.quantization.storage import Scheme, store, stored_bytes
 from export.replacing import replacing
 from export.rope import position_spec
-from export.tensorrt_graphs import STACKED, tensorrt_graphs
+from export.tensorrt_graphs import graph_names, tensorrt_graphs
 from runtime.bundle import INDEX_ENDING, TAPS, file_digest
 from runtime.errors import BundleError, CheckpointError, SceneError
 from runtime.files import read_small_text
@@ -35,6 +35,7 @@ from runtime.manifest import (
     SCHEMA,
     CacheSpec,
     FileRecord,
+    LanguageModelSpec,
     Manifest,
     PositionSpec,
     PromptSpec,
@@ -74,6 +75,7 @@ def write_bundle(
         hashed = _write_graphs(checkpoint, partial, options, progress or (lambda _: None))
         prompt = _write_tokenizer(checkpoint, partial)
         files = {path.name: hashed.get(path.name) or _record(path) for path in sorted(partial.iterdir())}
+        more = _more_graphs(options, checkpoint.config.language_model)
         manifest = Manifest(
             schema=SCHEMA,
             created_by=f"{CREATOR} {VERSION}",
@@ -88,8 +90,8 @@ def write_bundle(
             prompt=prompt,
             generation=checkpoint.config.generation,
             cache=CacheSpec(layout="MBKD", capacity=options.max_length),
-            graphs=GRAPHS | {name: f"{name}.onnx" for name in _more_graphs(options)},
-            weights=WEIGHTS | dict.fromkeys(_more_graphs(options), WEIGHTS["decode"]),
+            graphs=GRAPHS | {name: f"{name}.onnx" for name in more},
+            weights=WEIGHTS | dict.fromkeys(more, WEIGHTS["decode"]),
             files=files,
             dialect="portable" if options.quantization is None else "onnxruntime",
             quantization=options.quantization,
@@ -164,9 +166,10 @@ def _write_graphs(
     return {file.path.name: FileRecord(bytes=file.size, sha256=file.sha256) for file in (body, weights)}
 
 
-def _more_graphs(options: ExportOptions) -> tuple[str, ...]:
+def _more_graphs(options: ExportOptions, spec: LanguageModelSpec) -> tuple[str, ...]:
     """The language model in TensorRT's dialect, which has none of the operators of quantized bundles, and the taps."""
-    return (*(STACKED if options.quantization is None else ()), *([TAPS] if options.taps else []))
+    for_tensorrt = graph_names(spec, options.precision) if options.quantization is None else ()
+    return (*for_tensorrt, *([TAPS] if options.taps else []))
 
 
 def _add_all(

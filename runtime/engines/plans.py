@@ -21,6 +21,7 @@ SOURCES = {
     "prefill": "prefill.stacked",
     "decode": "decode.stacked",
 }  # plan -> graph of the manifest
+PLUGIN = "decode.plugin"  # the graph of a decode plan that needs our plugin library
 PROFILES = {
     "encoder": ["encoder"],
     "language_model": ["prefill", "decode"],
