@@ -22,7 +22,9 @@ from runtime.errors import SceneError
 from runtime.evaluation import THRESHOLDS, Score, score_scene
 from runtime.evaluation.boxes import box_iou
 from runtime.evaluation.matching import true_positives
-from runtime.layout import Layout, parse_layout
+from runtime.files import replacing
+from runtime.layout import Layout, read_layout
+from runtime.outputs import check_output
 
 TARGETS = {"wall": (0.90, 0.80), "door": (0.75, None), "window": (0.75, None), "box": (0.70, None)}
 Pair = tuple[Layout, Layout]  # prediction, truth
@@ -98,10 +100,9 @@ def _met(facts: Mapping[str, Any]) -> bool:
 
 
 def _read(path: Path) -> Layout:
-    try:
-        return parse_layout(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SceneError(f"{path}: cannot be read ({error}). Run run_engine.py over the rooms first.") from error
+    if not path.exists():
+        raise SceneError(f"{path}: no such file. Run run_engine.py over the rooms first.")
+    return read_layout(path)
 
 
 def _without_boxes(pairs: Iterable[Pair]) -> Iterable[Pair]:
@@ -118,15 +119,32 @@ def _named(text: str) -> tuple[str, Path]:
     return name or Path(folder).name, Path(folder)
 
 
+def _check(args: argparse.Namespace) -> None:
+    names = [name for name, _ in map(_named, args.pred)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise SceneError(f"--pred names {twice[0]!r} twice. Tell them apart: --pred a=DIR b=DIR.")
+    if args.output is not None:
+        if args.output.suffix.lower() != ".json":
+            raise SceneError(f"{args.output}: the ending is {args.output.suffix!r}, but .json was expected.")
+        check_output(args.output)
+
+
 def _score(args: argparse.Namespace) -> int:
+    _check(args)
     named = {name: read_pairs(folder, args.truth) for name, folder in map(_named, args.pred)}
     facts = {"benchmark": "demo.score", "truth": args.truth.name, **compare(named)}
     if args.output is not None:
-        partial = args.output.with_name(f".{args.output.name}.partial")
-        partial.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        partial.replace(args.output)
+        _write(args.output, json.dumps(facts, indent=1) + "\n")
     print(json.dumps(facts))
     return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        with replacing(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise SceneError(f"{path}: cannot be written ({error.strerror}). Choose another --output.") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
