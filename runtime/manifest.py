@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import BundleError
-from runtime.files import read_small_text
+from runtime.files import read_small_text, replacing
 from runtime.records import from_json
 
 SCHEMA = 1
@@ -214,12 +214,8 @@ class Manifest:
         """Write `manifest.json` into a folder, whole or not at all, with its own digest as the last key."""
         facts = dataclasses.asdict(self)
         text = json.dumps(facts | {SIGNATURE: signature(facts)}, indent=1)
-        temporary = folder / f".{FILE_NAME}.tmp"
-        try:
+        with replacing(folder / FILE_NAME) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
-            temporary.replace(folder / FILE_NAME)
-        finally:
-            temporary.unlink(missing_ok=True)
 
 
 def signature(facts: dict[str, Any]) -> str:

@@ -17,7 +17,7 @@ from export.parity.modules_rung import record_modules, torch_pipeline
 from export.parity.verdict import NOT_CHECKED, judge
 from runtime.bundle import Bundle
 from runtime.engines import open_backend
-from runtime.errors import SceneError
+from runtime.errors import BundleError, SceneError
 from runtime.manifest import Manifest, ParityRecord
 from runtime.pipeline import Pipeline
 from runtime.points import PointCloud
@@ -38,10 +38,12 @@ def check_bundle(checkpoint: Checkpoint, folder: Path, step: Step) -> Manifest:
     """Compare a bundle that was just written, and put the verdict into its manifest, which is returned.
 
     What cannot be run here is recorded as not checked, with the reason. Raises OSError where the manifest cannot be
-    written.
+    written, BundleError where another bundle took its place meanwhile.
     """
     bundle = Bundle.open(folder, verify=False)
     manifest = dataclasses.replace(bundle.manifest, parity=_record(checkpoint, bundle, step))
+    if Manifest.read(folder) != bundle.manifest:  # its facts would be written over the other's
+        raise BundleError(f"{folder}: was exported anew while its parity was checked. Export one at a time.")
     manifest.write(folder)
     return manifest
 

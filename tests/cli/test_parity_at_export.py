@@ -109,6 +109,25 @@ def test_an_interrupt_leaves_the_bundle(
     assert Bundle.open(tmp_path / "bundle").manifest.parity is None
 
 
+def test_a_bundle_that_was_replaced_meanwhile_keeps_its_own_manifest(
+    export_model: Command, tiny_checkpoint: TinyCheckpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two exports with one --output: the first to finish writing would put its facts over the second's."""
+    folder, plain = tmp_path / "bundle", after_export.record_modules
+    assert export_model("-m", tiny_checkpoint("llama"), "-o", tmp_path / "other", "--quiet", "--no_parity").code == 0
+
+    def replaced(*arguments: Any) -> Any:
+        folder.rename(tmp_path / "away")
+        (tmp_path / "other").rename(folder)
+        return plain(*arguments)
+
+    monkeypatch.setattr(after_export, "record_modules", replaced)
+    said = export_model("-m", tiny_checkpoint("qwen"), "-o", folder, "--quiet")
+    assert said.code == 2
+    assert f"{folder}: was exported anew while its parity was checked. Export one at a time." in said.err
+    assert Bundle.open(folder).manifest.language_model.family == "llama"
+
+
 @pytest.mark.parametrize(
     ("missing", "verdict"), [("transformers", "equal"), ("shapely", "equal"), ("onnxruntime", "not checked")]
 )
