@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from runtime.points import PointCloud
 
 APPLICATION, TIMELINE, STEP = "rerun_spatiallm", "time_sec", 0.5  # seconds between two boxes
 MAX_POINTS, RADIUS = 1_000_000, 0.01  # radius in metres
+BYTES_OF_A_POINT, BYTES_BESIDE = 16, 1 << 20  # three floats and a colour; blueprint, boxes, framing
 RERUN_ENDING = ".rrd"
 
 
@@ -30,14 +33,23 @@ def write_rerun(
     """
     need("rerun")
     check_rerun_ending(path)
+    cloud = thinned(cloud, max_points)
     try:
+        _check_room(path, cloud)
         with replacing(path) as temporary:
-            _record(layout, thinned(cloud, max_points), temporary, radius)
+            _record(layout, cloud, temporary, radius)
     except OSError as error:
         raise SceneError(
             f"{path}: cannot be written ({error.strerror or error}). "
             "Name a recording in a folder that exists and can be written to."
         ) from error
+
+
+def _check_room(path: Path, cloud: PointCloud) -> None:
+    """Raises OSError on a full disk, where the SDK (0.41) waits for ever for its writer instead of failing."""
+    needed = len(cloud) * BYTES_OF_A_POINT + BYTES_BESIDE
+    if (free := shutil.disk_usage(path.parent).free) < needed:
+        raise OSError(errno.ENOSPC, f"No space left on device: about {needed:,} bytes are needed, {free:,} are free")
 
 
 def check_rerun_ending(path: Path) -> None:

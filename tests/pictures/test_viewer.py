@@ -164,3 +164,14 @@ def test_with_the_sdk_itself(tmp_path: Path) -> None:
     content = (tmp_path / "scene.rrd").read_bytes()
     assert content.startswith(b"RRF2")
     assert len(content) > 12 * len(cloud()), "three floats a point"
+
+
+def test_a_full_disk_is_told_before_the_sdk_writes(
+    streams: list[Stream], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The SDK itself would wait for ever."""
+    monkeypatch.setattr("runtime.pictures.viewer.shutil.disk_usage", lambda path: types.SimpleNamespace(free=1000))
+    with pytest.raises(SceneError, match=r"a\.rrd: cannot be written \(No space left on device: about 1,\d{3},\d{3} b"):
+        write_rerun(ROOM, cloud(), tmp_path / "a.rrd")
+    assert not streams
+    assert names(tmp_path) == []
