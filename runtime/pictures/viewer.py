@@ -38,9 +38,9 @@ def write_rerun(
         _check_room(path, cloud)
         with replacing(path) as temporary:
             _record(layout, cloud, temporary, radius)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # the SDK's own errors of writing are RuntimeErrors
         raise SceneError(
-            f"{path}: cannot be written ({error.strerror or error}). "
+            f"{path}: cannot be written ({getattr(error, 'strerror', None) or error}). "
             "Name a recording in a folder that exists and can be written to."
         ) from error
 

@@ -175,3 +175,15 @@ def test_a_full_disk_is_told_before_the_sdk_writes(
         write_rerun(ROOM, cloud(), tmp_path / "a.rrd")
     assert not streams
     assert names(tmp_path) == []
+
+
+def test_what_the_sdk_cannot_write_is_a_sentence(
+    streams: list[Stream], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Stream, path: str, default_blueprint: Any) -> None:
+        raise RuntimeError("Failed to write: Input/output error")
+
+    monkeypatch.setattr(Stream, "save", fail)
+    with pytest.raises(SceneError, match=r"a\.rrd: cannot be written \(Failed to write: Input/output error\)\. Name a"):
+        write_rerun(ROOM, cloud(), tmp_path / "a.rrd")
+    assert names(tmp_path) == []
