@@ -39,6 +39,7 @@ class Feeder:
     def __iter__(self) -> Iterator[Batch]:
         """What a batch is used for must be on the current stream before the next one is asked for."""
         used: deque[tuple[Batch, Any]] = deque()
+        stream = None
         try:
             for worker in cycle(self._workers):
                 batch, made = worker.take()
@@ -53,9 +54,9 @@ class Feeder:
                 used.append((batch, stream.record_event()))
                 if len(used) > IN_FLIGHT:
                     used.popleft()[1].synchronize()
-        finally:
-            if used:
-                torch.cuda.current_stream().synchronize()
+        finally:  # batches are about to be let go
+            if stream is not None:
+                stream.synchronize()
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:

@@ -216,6 +216,19 @@ def test_a_run_leaves_a_checkpoint_curves_and_scores(
     assert json.loads((tmp_path / "result.json").read_text())["done"]
 
 
+def test_a_machine_without_shapely_keeps_its_run(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: Any) -> None:
+        raise ModuleNotFoundError("No module named 'shapely'", name="shapely")
+
+    monkeypatch.setattr("demo.training.trainer.score_rooms", lacking)
+    trainer = Trainer(replace(SETTINGS, steps=1), {"train": files, "validation": files}, tmp_path, CPU, quiet=True)
+    monkeypatch.setattr(trainer, "validate", lambda: [0.0] * 3)
+    assert trainer._finish(done=True)["scores"] == "needs the package shapely"
+    assert json.loads((tmp_path / "result.json").read_text())["done"]
+
+
 def test_the_rate_rises_and_falls() -> None:
     rates = [rate(progress) for progress in np.linspace(0, 1, 101)]
     top = int(np.argmax(rates))
