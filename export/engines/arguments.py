@@ -85,6 +85,13 @@ def add_all(p: argparse.ArgumentParser) -> None:
         help=f"before TensorRT 9, in fp16 bundles: parts of the language model held in their type, of "
         f"{', '.join(ISLANDS)} (default: norm); the encoder is float32 as a whole",
     )
+    p.add_argument(
+        "--plugins",
+        action="store_true",
+        help="decode in one kernel of our own instead of TensorRT's, for one scene at a time, in fp16 or bf16, on GPUs "
+        "of compute capability 9.0; needs `make plugins`. It has not run inside TensorRT yet: compare its layouts with "
+        "those of an engine without it (default: off)",
+    )
     p.add_argument("--direct_io", action="store_true", help=argparse.SUPPRESS)  # for benchmarks
 
 
@@ -109,6 +116,7 @@ def all_options(args: argparse.Namespace) -> BuildOptions:
         jobs=args.jobs,
         islands=None if args.islands is None else tuple(args.islands),
         direct_io=args.direct_io,
+        plugins=args.plugins,
     )
     options.check()
     return options

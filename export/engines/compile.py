@@ -18,8 +18,10 @@ from export.engines.messages import read_messages
 from export.engines.options import default_workspace
 from export.engines.phases import Phases
 from export.engines.timing import TimingFile
+from plugins.library import BUILD
 from runtime.engines.cuda.gpu import free_memory, select_gpu
 from runtime.engines.record import PlanRecord
+from runtime.engines.trt_compat import load_plugins
 from runtime.errors import EngineError
 
 Emit = Callable[..., None]  # event, facts by name
@@ -49,6 +51,7 @@ def compile_graph(job: Job, emit: Emit) -> None:
     select_gpu(job.device)
     started, log = time.perf_counter(), compat.new_log()
     builder = compat.new_builder(log)
+    _load_plugins(job)
     emit("phase", text="reading the graph")
     network = _read(job, builder, log)
     config = _config(job, builder, network, emit)
@@ -72,6 +75,14 @@ def compile_graph(job: Job, emit: Emit) -> None:
     emit("plan", record=asdict(replace(record, layers=count.layers, reformats=count.reformats)))
     if accepted:
         _save_timing(job.digest, timing, config, emit)
+
+
+def _load_plugins(job: Job) -> None:
+    if job.plugins and not load_plugins(job.plugins):
+        raise EngineError(
+            f"{job.plugins}: TensorRT {compat.VERSION} does not take this plugin library: "
+            f"{[NO_REASON, *read_messages(job.log).errors][-1]}. Build it anew: {BUILD}"
+        )
 
 
 def _write(job: Job, plan: Any) -> None:
@@ -191,6 +202,7 @@ def _record(job: Job, network: Network, plan: Any, seconds: float, warm: bool) -
         reformats=0,
         warnings=read_messages(job.log).warnings,
         islands=job.islands if _chooses(job) else (),
+        plugins=job.plugins_version,
     )
 
 

@@ -34,6 +34,8 @@ class Job:
     version_compatible: bool
     hardware_compatible: bool
     direct_io: bool = False
+    plugins: str = ""  # path of the plugin library, where the graph needs it
+    plugins_version: int = 0
 
     @property
     def plan(self) -> Path:
@@ -50,7 +52,7 @@ class Job:
     @property
     def digest(self) -> str:
         """Of all that decides which kernels are timed."""
-        places = {"source", "folder", "timing_cache", "device", "sharing"}
+        places = {"source", "folder", "timing_cache", "device", "sharing", "plugins"}
         facts = {name: value for name, value in dataclasses.asdict(self).items() if name not in places}
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 

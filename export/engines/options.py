@@ -35,6 +35,7 @@ class BuildOptions:
     jobs: int = 1
     islands: tuple[str, ...] | None = None  # of the language model; None: the defaults of each graph
     direct_io: bool = False
+    plugins: bool = False  # decode in one kernel of our library
 
     @property
     def plans(self) -> tuple[str, ...]:
@@ -58,6 +59,17 @@ class BuildOptions:
             )
         if unknown := sorted(set(self.islands or ()) - set(ISLANDS)):
             raise SceneError(f"--islands names {unknown[0]!r}, but there are {', '.join(ISLANDS)}.")
+        if self.plugins:
+            self._check_plugins()
+
+    def _check_plugins(self) -> None:
+        """The kernel decodes one sequence, on the GPUs it was compiled for."""
+        if self.language_model != SEPARATE:
+            raise SceneError(f"--plugins replaces the decode engine: it goes with --language_model {SEPARATE}.")
+        if self.limits.max_batch != 1:
+            raise SceneError(f"--plugins decodes one scene at a time, but --max_batch is {self.limits.max_batch}.")
+        if self.hardware_compatible:
+            raise SceneError("--plugins is for one kind of GPU, so it does not go with --hardware_compatible.")
 
 
 def device_index(text: str) -> int:

@@ -12,14 +12,16 @@ from export.engines.islands import DEFAULTS
 from export.engines.job import Job, Outcome
 from export.engines.kept import Digests, copy_plan, kept_plans
 from export.engines.options import BuildOptions
+from export.engines.plugins import check_plugins, find_plugins
 from export.engines.profiles import Profiles, plan_profiles
 from export.engines.progress import Bars
 from export.engines.timing import TimingFile, default_file
 from export.replacing import replacing
+from plugins.library import Library
 from runtime.bundle import Bundle
 from runtime.engines.contract import check_dialect
 from runtime.engines.cuda.gpu import Gpu, read_gpu
-from runtime.engines.plans import SOURCES
+from runtime.engines.plans import PLUGIN, source_of
 from runtime.engines.record import SCHEMA, EngineRecord, engine_folder
 from runtime.errors import BundleError, EngineError
 from runtime.manifest import Manifest
@@ -71,16 +73,18 @@ def open_toolchain(device: int, precision: str) -> Toolchain:
 def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False) -> Built:
     """Build the plans of a bundle; their folder is replaced whole at the end. Raises SceneError."""
     options.check()
-    _check_bundle(bundle, options.plans)
+    _check_bundle(bundle, options)
     profiles = plan_profiles(bundle.manifest, options.limits)
     tools = open_toolchain(options.device, bundle.manifest.precision)
+    library = find_plugins(bundle.manifest, tools.tensorrt, tools.gpu) if options.plugins else None
     folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
     cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
     TimingFile(cache).read()  # refused here once rather than by every child
-    blank, digests = blank_record(bundle.manifest, options, tools), graph_digests(bundle.manifest, options.plans)
+    blank = blank_record(bundle.manifest, options, tools)
+    digests = graph_digests(bundle.manifest, options.plans, plugins=options.plugins)
     kept = kept_plans(folder, blank, digests, options.graphs)
     with replacing(folder, EngineError, "let the bundle's folder be written") as partial:
-        task = Task(bundle, partial, folder.name, profiles, options, cache.absolute())
+        task = Task(bundle, partial, folder.name, profiles, options, cache.absolute(), library)
         jobs = [task.job(graph, digests[graph]) for graph in options.plans if graph not in kept]
         outcomes = _run(jobs, options.jobs, silent)
         made = {graph: outcome.record for graph, outcome in outcomes.items() if outcome.record is not None}
@@ -101,9 +105,12 @@ def _run(jobs: list[Job], at_once: int, silent: bool) -> dict[str, Outcome]:
         bars.close()
 
 
-def _check_bundle(bundle: Bundle, plans: Iterable[str]) -> None:
+def _check_bundle(bundle: Bundle, options: BuildOptions) -> None:
     check_dialect(bundle, "tensorrt")
-    if missing := [SOURCES[plan] for plan in plans if SOURCES[plan] not in bundle.manifest.graphs]:
+    if options.plugins:
+        check_plugins(bundle.manifest)
+    sources = [source_of(plan, plugins=options.plugins) for plan in options.plans]
+    if missing := [source for source in sources if source not in bundle.manifest.graphs]:
         again = f"python export_model.py --model {bundle.manifest.model} --output {bundle.folder}"
         raise BundleError(
             f"{bundle.folder}: the bundle has no graph {missing[0]!r}, for it was exported before such engines could "
@@ -121,13 +128,17 @@ class Task:
     profiles: dict[str, Profiles]
     options: BuildOptions
     timing_cache: Path
+    library: Library | None = None
 
     def job(self, graph: str, digests: Digests) -> Job:
         options = self.options
+        source = source_of(graph, plugins=options.plugins)
+        library = self.library if source == PLUGIN else None  # its kernel decides about types itself
+        islands = DEFAULTS[graph] if graph == "encoder" or options.islands is None else options.islands
         return Job(
             graph=graph,
             key=self.key,
-            source=str(self.bundle.graph(SOURCES[graph]).resolve()),
+            source=str(self.bundle.graph(source).resolve()),
             source_sha256=digests[0],
             weights_sha256=digests[1],
             folder=str(self.folder),
@@ -138,16 +149,18 @@ class Task:
             sharing=options.jobs,
             device=options.device,
             timing_cache=str(self.timing_cache),
-            islands=DEFAULTS[graph] if graph == "encoder" or options.islands is None else options.islands,
+            islands=islands if library is None else (),
             version_compatible=options.version_compatible,
             hardware_compatible=options.hardware_compatible,
             direct_io=options.direct_io,
+            plugins="" if library is None else str(library.path.resolve()),
+            plugins_version=0 if library is None else library.version,
         )
 
 
-def graph_digests(manifest: Manifest, plans: Iterable[str]) -> dict[str, Digests]:
+def graph_digests(manifest: Manifest, plans: Iterable[str], *, plugins: bool = False) -> dict[str, Digests]:
     """Of each plan's ONNX file and of its weights, as the manifest has them."""
-    names = {plan: SOURCES[plan] for plan in plans}
+    names = {plan: source_of(plan, plugins=plugins) for plan in plans}
     return {
         plan: (manifest.files[manifest.graphs[name]].sha256, manifest.files[manifest.weights[name]].sha256)
         for plan, name in names.items()

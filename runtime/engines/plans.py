@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from plugins.library import LibraryError, open_library
 from runtime.bundle import Bundle, file_digest
 from runtime.engines.record import ENGINES, FILE_NAME, LAYOUTS, EngineRecord, PlanRecord, engine_folder, rebuild
 from runtime.errors import EngineError
@@ -22,6 +23,13 @@ SOURCES = {
     "decode": "decode.stacked",
 }  # plan -> graph of the manifest
 PLUGIN = "decode.plugin"  # the graph of a decode plan that needs our plugin library
+
+
+def source_of(plan: str, *, plugins: bool) -> str:
+    """The graph of the manifest that a plan is built from."""
+    return PLUGIN if plugins and plan == "decode" else SOURCES[plan]
+
+
 PROFILES = {
     "encoder": ["encoder"],
     "language_model": ["prefill", "decode"],
@@ -114,6 +122,19 @@ def misfit(record: EngineRecord, bundle: Bundle, gpu: Gpu, tensorrt: str) -> str
             return f"the plan of {graph} is missing"
         if _stale(record.plans[graph], bundle, graph):
             return f"the bundle was exported anew since {graph} was built"
+    return _no_plugins(record, tensorrt)
+
+
+def _no_plugins(record: EngineRecord, tensorrt: str) -> str | None:
+    """Why the plugin library that the plans need is not here, or None. It is looked at, not given to TensorRT yet."""
+    needed = {graph: plan.plugins for graph, plan in record.plans.items() if plan.plugins}
+    for graph, version in needed.items():
+        try:
+            found = open_library(tensorrt).version
+        except LibraryError as error:
+            return f"{graph} was built with plugins, and {error}"
+        if found != version:
+            return f"{graph} was built with version {version} of the plugin library, but {found} is here"
     return None
 
 
@@ -126,7 +147,7 @@ def _folders(bundle: Path, own: Path) -> Iterator[Path]:
 
 def _stale(plan: PlanRecord, bundle: Bundle, graph: str) -> bool:
     manifest = bundle.manifest
-    name = SOURCES[graph]
+    name = source_of(graph, plugins=bool(plan.plugins))
     if name not in manifest.graphs:
         return True
     files = manifest.files[manifest.graphs[name]], manifest.files[manifest.weights[name]]

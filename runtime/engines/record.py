@@ -41,6 +41,7 @@ class PlanRecord:
     reformats: int  # of these, copies that only change a format
     warnings: tuple[str, ...]  # of the builder
     islands: tuple[str, ...] = ()  # parts held in their type, where TensorRT chose types
+    plugins: int = 0  # version of our plugin library, which running it takes; 0: none
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 import tensorrt as trt
 
+from plugins.library import BUILD, library_path
 from runtime.bundle import Bundle
 from runtime.engines import trt_compat as compat
 from runtime.engines.contract import Engine, Tensor
@@ -82,6 +83,8 @@ class TrtBackend(CudaMemory):
         path, digest = plans.folder / plans.record.plans[name].plan, plans.record.plans[name].sha256
         if digest not in self._plans:  # not by path: engines may be built anew
             plans.check(name, verify=self._verify)
+            if plans.record.plans[name].plugins:
+                self._load_plugins(path)
             data = np.memmap(path, np.uint8, mode="r")  # not read as a whole: a plan is as large as the weights
             engine = compat.deserialize(self._runtime, data, host_code=plans.record.version_compatible)
             if engine is None:
@@ -91,6 +94,14 @@ class TrtBackend(CudaMemory):
             self.scratch.reserve(compat.scratch_bytes(engine))
             self._plans[digest] = engine
         return self._plans[digest]
+
+    def _load_plugins(self, plan: Path) -> None:
+        library = library_path()
+        if not compat.load_plugins(str(library.resolve())):
+            raise EngineError(
+                f"{plan}: needs the plugin library {library}, which TensorRT {compat.version()} does not take"
+                f"{self.messages.last()}. Build it anew: {BUILD}"
+            )
 
     def _refuse(self, path: Path, plans: Plans) -> NoReturn:
         said = self.messages.last()

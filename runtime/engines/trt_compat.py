@@ -40,6 +40,16 @@ def version() -> str:
     return str(trt.__version__)
 
 
+_LIBRARIES: set[str] = set()  # that this process has given to TensorRT, which refuses to take one twice
+
+
+def load_plugins(path: str) -> bool:
+    """Have TensorRT take the plugins of a library; False where it refuses."""
+    if path not in _LIBRARIES and trt.get_plugin_registry().load_library(path) is not None:
+        _LIBRARIES.add(path)
+    return path in _LIBRARIES
+
+
 def deserialize(runtime: Any, plan: Any, *, host_code: bool) -> Any:
     """An engine, or None where TensorRT refuses the plan. Version-compatible plans carry host code to allow."""
     if host_code and hasattr(runtime, "engine_host_code_allowed"):

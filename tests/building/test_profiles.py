@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.engines.plans import SOURCES
 from export.engines.profiles import MAX_BATCH, MAX_VOXELS, Limits, plan_profiles
+from runtime.engines.plans import SOURCES
 from runtime.errors import SceneError
 from runtime.manifest import CacheSpec, EncoderSpec, Manifest
 from runtime.points.stages import attention_patches

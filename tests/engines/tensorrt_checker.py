@@ -23,6 +23,7 @@ CONVENTION = {
     "runtime": "Runtime", "engine": "ICudaEngine", "context": "IExecutionContext", "profile": "IOptimizationProfile",
     "layer": "ILayer", "error": "ParserError",
 }  # fmt: skip
+FUNCTIONS = {"get_plugin_registry": "IPluginRegistry"}  # of the module, and what they give
 MODULE = "tensorrt"
 ALL = frozenset(VERSIONS)
 NOWHERE = Name(frozenset(), (), "")
@@ -95,7 +96,7 @@ class Checker(ast.NodeVisitor):
     def _call_type(self, node: ast.Call) -> Type:
         kind = self.type_of(node.func)
         if kind is not None and kind[0] == "class":
-            return "object", kind[1]
+            return "object", FUNCTIONS.get(kind[1], kind[1])
         if isinstance(node.func, ast.Attribute) and (owner := self.type_of(node.func.value)) and owner[0] == "object":
             returns = find(owner[1], node.func.attr).returns
             return ("object", returns) if returns else None

@@ -47,6 +47,7 @@ def test_the_table_is_whole() -> None:
 
 GOOD = {
     "all versions": "trt.Runtime(trt.Logger(trt.Logger.WARNING)).deserialize_cuda_engine(b'')",
+    "result of a function": "trt.get_plugin_registry().load_library('library.so')",
     "hasattr": "if hasattr(trt.BuilderFlag, 'FP16'):\n    trt.BuilderFlag.FP16",
     "and": "x = 1\nif x and hasattr(trt.BuilderFlag, 'FP16'):\n    trt.BuilderFlag.FP16",
     "and in one expression": "hasattr(trt.BuilderFlag, 'FP16') and trt.BuilderFlag.FP16",
@@ -77,6 +78,10 @@ BAD = {
     "misspelt method of a result": (
         "trt.Builder(trt.Logger()).create_builder_config().set_falg(1)",
         "no version has IBuilderConfig.set_falg",
+    ),
+    "misspelt method of a function's result": (
+        "trt.get_plugin_registry().load_libary('library.so')",
+        "no version has IPluginRegistry.load_libary",
     ),
     "misspelt method of a parameter": (
         "def f(engine: Any):\n  engine.get_tensor_nam(0)",

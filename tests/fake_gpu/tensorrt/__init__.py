@@ -7,7 +7,7 @@ Stricter than the real one where that is a rule of this project: version 10 buil
 
 from tensorrt_names import members as _members
 
-from tensorrt import _builder, _common, _network, _runtime
+from tensorrt import _builder, _common, _network, _plugins, _runtime
 
 __version__ = _common.VERSION
 
@@ -44,5 +44,6 @@ def _base(owner: str) -> type:
     return _common.natives["ILayer"] if owner.endswith("Layer") else _common.Native
 
 
-_classes_of = _builder, _network, _runtime  # imported for the classes they add
+_classes_of = _builder, _network, _plugins, _runtime  # imported for the classes they add
 globals().update(_assemble())
+get_plugin_registry = lambda: _plugins.REGISTRY  # noqa: E731

@@ -242,6 +242,7 @@ def _facts(network: INetworkDefinition, config: IBuilderConfig) -> dict[str, Any
         "pinned": sum(layer.precision_is_set for layer in network._layers) if MAJOR < 11 else 0,
         "layers": [layer.name for layer in network._layers],
         "reformats": [tensor.name for tensor in border if tensor.allowed_formats != linear],
+        "plugins": network._plugins,
         "types": {tensor.name: tensor.dtype.name for tensor in border},
     }
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from fake_device import device
 
-from tensorrt import _onnx
+from tensorrt import _onnx, _plugins
 from tensorrt._common import ENUMS, MAJOR, DataType, Dims, Logged, Native, check_logger, native
 
 KINDS = {
@@ -120,6 +120,7 @@ class INetworkDefinition(Logged):
         self._layers: list[ILayer] = []
         self._model: dict[str, bytes] = {}  # file name -> content; "model.onnx" and what it refers to
         self._source = ""
+        self._plugins: list[str] = []  # names of those that its nodes are
         if MAJOR > 8:
             self.flags = flags
 
@@ -235,6 +236,8 @@ class OnnxParser(Logged):
 
     def _import(self, graph: _onnx.Graph) -> bool:
         for index, node in enumerate(graph.nodes):
+            if _plugins.has(node.op):
+                continue
             if node.domain not in ("", "ai.onnx") or (node.op not in LAYERS and node.op != "Identity"):
                 return self._error(f"No importer registered for op: {node.op}", index, node.name, node.op)
         if any(data_type(value.type) is None for value in graph.inputs + graph.outputs):
@@ -247,6 +250,7 @@ class OnnxParser(Logged):
 
 
 def _fill(network: INetworkDefinition, graph: _onnx.Graph) -> None:
+    network._plugins = sorted({node.op for node in graph.nodes if _plugins.has(node.op)})
     types = graph.types()
     border = {value.name: ITensor(value.name, value.type, value.axes) for value in graph.inputs + graph.outputs}
     network._inputs = [border[value.name] for value in graph.inputs]
@@ -260,7 +264,8 @@ def _fill(network: INetworkDefinition, graph: _onnx.Graph) -> None:
         return [border.setdefault(name, ITensor(name, types.get(name), None)) for name in names if name]
 
     network._layers = [ILayer(name, "CONSTANT", [], tensors([name])) for name in graph.constants]
+    kinds = LAYERS | dict.fromkeys(network._plugins, "PLUGIN_V2")
     network._layers += [
-        ILayer(node.name, LAYERS.get(node.op, "IDENTITY"), tensors(node.inputs), tensors(node.outputs))
+        ILayer(node.name, kinds.get(node.op, "IDENTITY"), tensors(node.inputs), tensors(node.outputs))
         for node in graph.nodes
     ]

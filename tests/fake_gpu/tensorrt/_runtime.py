@@ -14,7 +14,7 @@ import fake_streams
 import numpy as np
 from fake_device import POISON, Span, device
 
-from tensorrt import _onnx, _plan
+from tensorrt import _onnx, _plan, _plugins
 from tensorrt._builder import NULL, IHostMemory
 from tensorrt._common import (
     ENUMS,
@@ -66,6 +66,8 @@ class Runtime(Logged):
         gpu = device.gpus[device.current]
         if facts["version_compatible"] and not self.engine_host_code_allowed:
             return "the plan holds host code, which is not allowed (engine_host_code_allowed)"
+        if unknown := [name for name in facts["plugins"] if not _plugins.has(name)]:
+            return f"Cannot deserialize plugin since corresponding IPluginCreator not found: {unknown[0]}"
         if facts["version"] != VERSION and not facts["version_compatible"]:
             return f"the plan is of version {facts['version']}, this library is {VERSION}"
         same = facts["capability"] == [gpu.major, gpu.minor]
@@ -86,7 +88,7 @@ class ICudaEngine(Logged):
         self._logger, self._data, self._facts, self._device = logger, data, facts, device.current
         self._graph = _onnx.read_graph(files["model.onnx"])
         self._values = {value.name: value for value in self._graph.inputs + self._graph.outputs}
-        self._session = _session(files)
+        self._session = _session(files, bool(facts["plugins"]))
         self._claims: dict[int, weakref.ref[IExecutionContext]] = {}  # profile -> the context that has it
 
     def _claim(self, context: IExecutionContext, profile: int) -> bool:
@@ -152,7 +154,7 @@ class ICudaEngine(Logged):
             return _context(self, own_memory=kind(strategy or kind.STATIC) != kind.USER_MANAGED)
 
 
-def _session(files: dict[str, bytes]) -> Any:
+def _session(files: dict[str, bytes], plugins: bool) -> Any:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -161,6 +163,8 @@ def _session(files: dict[str, bytes]) -> Any:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)
         path = str(Path(folder) / "model.onnx")
+        if plugins:
+            return _plugins.session(path)
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
