@@ -75,6 +75,8 @@ def test_nothing_is_made_while_it_is_paused() -> None:
     with Feeder(maker, 1, 0, None, 2) as feeder:
         batches = iter(feeder)
         next(batches)
+        while not all(worker._queue.full() for worker in feeder._workers):  # or the takes below would wait for ever
+            time.sleep(0.001)
         with feeder.paused():
             before = len(maker.made)
             for _ in range(3):
