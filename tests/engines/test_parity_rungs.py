@@ -126,7 +126,8 @@ def test_all_rungs_where_torch_and_tensorrt_live_together(
 
 
 def test_without_a_gpu_the_rung_is_a_sentence(case: Exported, cloud: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code = parity(["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), "--backends", "onnxruntime-cuda"])
+    rungs = ["--backends", "onnxruntime", "onnxruntime-cuda", "--forced_steps", "1", "--free_tokens", "1"]
+    code = parity(["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), *rungs])
     assert code == 2
     said = capsys.readouterr().err
     assert "back end 'onnxruntime'" in said or "onnxruntime " in said
