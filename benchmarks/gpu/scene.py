@@ -82,20 +82,23 @@ class Torch:
         from export.checkpoint import open_checkpoint
 
         checkpoint, place = open_checkpoint(model, vlm_pe=None), torch.device(device)
-        torch.set_grad_enabled(False)
         torch.set_float32_matmul_precision("highest")
+        self._no_grad = torch.no_grad  # around each step: a switch for the whole process would outlive this object
         self._model, self._encoder = Eager(checkpoint, precision, place), EagerEncoder(checkpoint, place)
         self.synchronize = synchronizer(place)
 
     def encode(self, scene: Scene) -> None:
-        points = self._encoder(self._encoder.place(scene.inputs.feeds))
-        self._embeds = self._model.embed(scene.prompt.input_ids, scene.prompt.point_mask, points)
+        with self._no_grad():
+            points = self._encoder(self._encoder.place(scene.inputs.feeds))
+            self._embeds = self._model.embed(scene.prompt.input_ids, scene.prompt.point_mask, points)
 
     def prefill(self) -> None:
-        self._logits = self._model.start(self._embeds)
+        with self._no_grad():
+            self._logits = self._model.start(self._embeds)
 
     def decode(self, count: int) -> list[int]:
-        return self._model.text(self._logits, count)
+        with self._no_grad():
+            return self._model.text(self._logits, count)
 
 
 class Host:
