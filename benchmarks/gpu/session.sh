@@ -4,6 +4,7 @@
 #
 #   session.sh check        what imports in each Python, and whether the GPU answers (a minute at most)
 #   session.sh start        start all that is not done yet, in the background; it outlives the terminal
+#   session.sh start_torch  only what needs no TensorRT, where that comes later
 #   session.sh wait N       show what ends, for N seconds at most, then collect
 #   session.sh collect      results, logs and tables into $WORK/results and $WORK/results.tgz, also in the middle
 #   session.sh stop STEP    end one step; `stop matrix-qwen` leaves what was built, and lets the measurements begin
@@ -16,6 +17,8 @@
 #   HOST_PATH    more folders or wheels for HOST_PYTHON's PYTHONPATH                (none)
 #   ORT_SITE     a folder with onnxruntime-gpu for HOST_PYTHON; its steps are left out without it
 #   GPU_A GPU_B  for measurements and for builds; the same where there is one       (0 0)
+#   WARM_GPU     where PyTorch compiles its baselines ahead, beside the builds, so that it is quick when the card is quiet (none)
+#   PLUGINS      the library of `make plugins`, for decode engines with it; its steps are left out without it
 #   WAYS         of Qwen's build matrix; WAYS_LLAMA of Llama's                      (see below; as build_matrix --ways)
 #   AT_ONCE      builds at a time of Qwen's matrix, and AT_ONCE_LLAMA               (by cores and memory)
 #   MATRIX_LIMIT seconds after which builds that have not ended are given up        (3600)
@@ -40,6 +43,7 @@ room=$(awk '/MemTotal/ { print int($2 / 8388608) }' /proc/meminfo) cap=$(cat /sy
 case $cap in '' | *[!0-9]*) ;; *) [ $((cap >> 33)) -ge "$room" ] || room=$((cap >> 33)) ;; esac
 UNITS=$(( room < $(nproc) ? room : $(nproc) )) # builds that fit: a core and 8 GiB each
 AT_ONCE=${AT_ONCE:-$((UNITS * 7 / 16 + 1))} AT_ONCE_LLAMA=${AT_ONCE_LLAMA:-$((UNITS * 4 / 16 + 1))}
+TINY_LAYOUTS=${TINY_LAYOUTS:-separate shared} WARM_GPU=${WARM_GPU:-} PLUGINS=${PLUGINS:-}
 LIMITS=${LIMITS:---max_length 2048 --max_voxels 65536 --max_point_tokens 1024 --workspace 8}
 SIZE=${SIZE:-real} DEVICE=${DEVICE:-cuda}
 CANDIDATES=${CANDIDATES:-groups/reductions heads/reductions} PREFILLS=${PREFILLS:-default}
@@ -86,6 +90,7 @@ ort() { # onnxruntime-gpu finds CUDA's libraries where PyTorch's packages have t
   libraries=$(ls -d "$root"/*/lib 2> /dev/null | tr '\n' ':')
   cd "$ROOT" && exec env CUDA_VISIBLE_DEVICES="$gpu" LD_LIBRARY_PATH="$libraries${LD_LIBRARY_PATH:-}" PYTHONPATH="$ROOT:$ORT_SITE:$HOST_PATH:${PYTHONPATH:-}" "$HOST_PYTHON" "$@"
 }
+[ -z "$PLUGINS" ] || export SPATIALLM_PLUGINS=$PLUGINS
 export -f host trt ort; export ROOT HOST_PYTHON TRT_PYTHON TRT_ENV HOST_PATH ORT_SITE
 H() { local name=$1; shift; step "$name" bash -c 'host "$@"' _ "$@"; }
 T() { local name=$1; shift; step "$name" bash -c 'trt "$@"' _ "$@"; }
@@ -121,9 +126,12 @@ reference() { # NAME CHECKPOINT GPU OPTIONS...
   local name=$1 checkpoint=$2 gpu=$3; shift 3
   H "reference-$name" "$gpu" $(bench reference) --model "$C/$checkpoint" --output "$WORK/$name.npz" --device "$DEVICE" "$@" && cp "$WORK/$name.json" "$O/reference-$name.json"
 }
+torch_baseline() { # STEP MODEL GPU OUTPUT
+  H "$1" "$3" $(bench torch_baseline) --model "$C/$2" --precision fp16 --reference "$WORK/$2.npz" --device "$DEVICE" \
+    --candidates $CANDIDATES --prefills $PREFILLS --time_limit 150 --budget 240 --output "$4"
+}
 torch_speed() { # MODEL
-  H "torch-$1" "$GPU_A" $(bench torch_baseline) --model "$C/$1" --precision fp16 --reference "$WORK/$1.npz" --device "$DEVICE" \
-    --candidates $CANDIDATES --prefills $PREFILLS --time_limit 150 --budget 240 --output "$O/torch-$1.json"
+  torch_baseline "torch-$1" "$1" "$GPU_A" "$O/torch-$1.json"
   H "scene-torch-$1" "$GPU_A" $(bench scene) --backend torch --bundle "$B/$1" --model "$C/$1" --device "$DEVICE" --output "$O/scene-torch-$1.json"
 }
 lane_model() { # MODEL: with two GPUs PyTorch's speeds come at once, on the one without builds
@@ -132,6 +140,7 @@ lane_model() { # MODEL: with two GPUs PyTorch's speeds come at once, on the one 
   export_one "$1-scaled" "$1" fp16 3D_only --tensorrt_norm scaled &
   reference "$1" "$1" "$GPU_A" --precision fp16 $MODE_3D_only
   wait
+  [ -z "$WARM_GPU" ] || torch_baseline "warm-torch-$1" "$1" "$WARM_GPU" "$WORK/warm-torch-$1.json"
   [ "$GPU_A" = "$GPU_B" ] || torch_speed "$1"
 }
 lane_tiny() { # MODEL FAMILY
@@ -158,10 +167,18 @@ lane_parity() { # MODEL: each way's parity as soon as its engines stand; a busy 
 }
 unproven() { local path; for path in $(ready "$1"); do ended "parity-$1-$(basename "$path")" || { basename "$path"; return; }; done; }
 parity() { T "parity-$1-$2" "$GPU_B" $(bench engines) --bundle "$WORK/ways/$1/$2" --reference "$WORK/$1.npz" --output "$O/parity-$1-$2.json" --parts parity; }
+lane_plugin() { # MODEL: the first way that stands, with its decode engine built anew around our kernel
+  local way bundle=$WORK/plugin/$1
+  [ -n "$PLUGINS" ] || return 0
+  until way=$(best "$1") && [ -n "$way" ]; do ended "matrix-$1" && [ -z "$(unproven "$1")" ] && [ -z "$(best "$1")" ] && return; sleep 1; done
+  mkdir -p "$WORK/plugin"; [ -e "$bundle" ] || cp -rl "$WORK/ways/$1/$way" "$bundle"
+  T "build-plugin-$1" "$GPU_B" $(bench build) --bundle "$bundle" --output "$O/build-plugin-$1.json" --graphs decode --plugins $LIMITS --timing_cache "$WORK/timing-plugin-$1.cache" &&
+    T "parity-plugin-$1" "$GPU_B" $(bench engines) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/parity-plugin-$1.json" --parts parity
+}
 lane_tiny_engines() { # MODEL: the modes differ in their tables only, so one build serves all three
   local mode layout first=${MODES%% *}
   after "export-$1-$first" || return
-  for layout in separate shared; do
+  for layout in $TINY_LAYOUTS; do
     cp -r "$B/$1-$first" "$B/$1-$layout"
     T "build-$1-$layout" "$GPU_B" $(bench build) --bundle "$B/$1-$layout" --output "$O/build-$1-$layout.json" --language_model "$layout" $LIMITS --timing_cache "$WORK/timing-$1-$layout.cache" --jobs 3 --rounds 2 || continue
     keep "$1-$layout"
@@ -191,20 +208,30 @@ lane_measure() {
   local m
   for m in qwen llama; do until ended "matrix-$m"; do sleep 1; done; done
   for m in qwen llama; do while [ -n "$(unproven "$m")" ]; do sleep 1; done; done
-  for m in tinyqwen tinyllama; do until [ -s "$WORK/lane-trt-$m" ]; do sleep 1; done; done
-  for m in qwen llama; do measure "$m"; done
-  [ -z "$ORT_SITE" ] || onnxruntime_steps
-  for m in qwen llama; do [ "$GPU_A" != "$GPU_B" ] || torch_speed "$m"; done
-  for m in qwen llama; do others "$m"; done
+  for m in trt-tinyqwen trt-tinyllama plugin-qwen plugin-llama ort; do until [ -s "$WORK/lane-$m" ]; do sleep 1; done; done
+  for m in qwen llama; do speeds "$m"; done
+  for m in qwen llama; do account "$m"; done
+  [ -z "$ORT_SITE" ] || for m in qwen llama; do
+    ok "reference-$m" && R "ort-$m" "$GPU_A" $(bench engines) --bundle "$B/$m" --reference "$WORK/$m.npz" --backend onnxruntime --device cuda:0 --output "$O/ort-$m.json"
+  done
   own_tests
+  for m in qwen llama; do others "$m"; done
   for m in qwen llama; do ladder "$m" "$m" "$WORK/ways/$m/$(best "$m")" "$(best "$m")" $FEW; done
 }
-measure() { # MODEL: the way that is preferred among those that stand
+speeds() { # MODEL: engines, PyTorch and the plugin one after another, so that one table compares like with like
   local way bundle; way=$(best "$1"); bundle=$WORK/ways/$1/$way
-  [ -n "$way" ] || { note "skip  measurements of $1: no engines"; return; }
-  note "$1 is measured with $way"
-  T "engines-$1" "$GPU_A" $(bench engines) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/engines-$1.json"
-  T "scene-trt-$1" "$GPU_A" $(bench scene) --bundle "$bundle" --output "$O/scene-trt-$1.json"
+  [ -n "$way" ] || note "skip  measurements of $1: no engines"
+  if [ -n "$way" ]; then
+    note "$1 is measured with $way"
+    T "engines-$1" "$GPU_A" $(bench engines) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/engines-$1.json"
+  fi
+  ok "build-plugin-$1" && T "engines-plugin-$1" "$GPU_A" $(bench engines) --bundle "$WORK/plugin/$1" --reference "$WORK/$1.npz" --output "$O/engines-plugin-$1.json"
+  [ -n "$way" ] && T "scene-trt-$1" "$GPU_A" $(bench scene) --bundle "$bundle" --output "$O/scene-trt-$1.json"
+  [ "$GPU_A" != "$GPU_B" ] || torch_speed "$1"
+}
+account() { # MODEL: where the time goes; the real command; the rung of the ladder
+  local way bundle; way=$(best "$1"); bundle=$WORK/ways/$1/$way
+  [ -n "$way" ] || return
   T "profile-$1" "$GPU_A" $(bench profile) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/profile-$1.json"
   T "run-$1" "$GPU_A" run_engine.py --bundle "$bundle" --backend tensorrt --point_cloud "$SCENE" --output "$O/room-$1.txt" --max_new_tokens 256 --timings
   rung "$1" "$bundle" "$way" $FEW
@@ -216,15 +243,14 @@ others() { # MODEL: speeds of the other ways
     T "speed-$1-$way" "$GPU_A" $(bench engines) --bundle "$path" --reference "$WORK/$1.npz" --output "$O/speed-$1-$way.json" --parts speed
   done
 }
-onnxruntime_steps() {
-  local m mode
+lane_ort() { # parity needs no quiet card
+  local mode
+  [ -n "$ORT_SITE" ] || return 0
   for mode in $MODES; do
-    R "ort-tinyqwen-$mode" "$GPU_A" $(bench engines) --bundle "$B/tinyqwen-$mode" --reference "$WORK/tinyqwen-$mode.npz" --backend onnxruntime --device cuda:0 --parts parity --output "$O/ort-tinyqwen-$mode.json"
-    R "record-ort-tinyqwen-$mode" "$GPU_A" -m runtime.record --bundle "$B/tinyqwen-$mode" --point_cloud "$SCENE" --backend onnxruntime --device cuda:0 --output "$WORK/rung-ort-$mode.npz" --quiet &&
+    after "export-tinyqwen-$mode" "reference-tinyqwen-$mode" || continue
+    R "ort-tinyqwen-$mode" "$GPU_B" $(bench engines) --bundle "$B/tinyqwen-$mode" --reference "$WORK/tinyqwen-$mode.npz" --backend onnxruntime --device cuda:0 --parts parity --output "$O/ort-tinyqwen-$mode.json"
+    R "record-ort-tinyqwen-$mode" "$GPU_B" -m runtime.record --bundle "$B/tinyqwen-$mode" --point_cloud "$SCENE" --backend onnxruntime --device cuda:0 --output "$WORK/rung-ort-$mode.npz" --quiet &&
       H "ladder-ort-tinyqwen-$mode" "" -m export.parity --bundle "$B/tinyqwen-$mode" --model "$C/tinyqwen" --point_cloud "$SCENE" --against "$WORK/rung-ort-$mode.npz" --report "$O/ladder-ort-tinyqwen-$mode.json" --quiet
-  done
-  for m in qwen llama; do
-    ok "reference-$m" && R "ort-$m" "$GPU_A" $(bench engines) --bundle "$B/$m" --reference "$WORK/$m.npz" --backend onnxruntime --device cuda:0 --output "$O/ort-$m.json"
   done
 }
 own_tests() { # tests/gpu on the tiny bundle: kernels, graphs, threads, memory, refusals; its memory tests want the card alone
@@ -241,12 +267,16 @@ lane() { # NAME COMMAND...
   : > "$WORK/lane-$name"
   setsid bash "$SELF" run_lane "$name" "$@" > "$L/lane-$name.log" 2>&1 < /dev/null &
 }
-start() {
+start_torch() {
   lane qwen lane_model qwen; lane llama lane_model llama
   lane tinyqwen lane_tiny tinyqwen qwen; lane tinyllama lane_tiny tinyllama llama
+}
+start() {
+  start_torch
   lane matrix-qwen lane_matrix qwen "$WAYS" "$AT_ONCE"; lane matrix-llama lane_matrix llama "$WAYS_LLAMA" "$AT_ONCE_LLAMA"
   lane parity-qwen lane_parity qwen; lane parity-llama lane_parity llama
   lane trt-tinyqwen lane_tiny_engines tinyqwen; lane trt-tinyllama lane_tiny_engines tinyllama
+  lane plugin-qwen lane_plugin qwen; lane plugin-llama lane_plugin llama; lane ort lane_ort
   lane measure lane_measure
 }
 running() { ls "$D"/.pid-* 2> /dev/null | sed 's/.*\.pid-//' | tr '\n' ' '; }
@@ -280,7 +310,7 @@ collect() {
 
 what=${1:-}; shift || true
 case $what in
-  check | start | collect) "$what" ;;
+  check | start | start_torch | collect) "$what" ;;
   wait) watch_until "${1:-500}"; collect ;;
   stop) kill -- "-$(cat "$D/.pid-$1")" ;;
   run_lane) name=$1; shift; "$@"; echo ended > "$WORK/lane-$name" ;;
