@@ -1,10 +1,10 @@
 """How well layouts fit the rooms they were read from: the figures that the demo is measured by.
 
-python -m demo.score --truth rooms --pred torch=layouts/torch fp32=layouts/fp32 --output score.json
+python -m demo.score --truth rooms --pred layouts
+python -m demo.score --truth rooms --pred torch=layouts/torch fp32=layouts/fp32 --within 1.0 --output score.json
 
 `--truth` is a folder that `python -m demo.rooms` wrote, `--pred` one folder of layouts or several with names, which are
 then compared room by room. Overlaps are measured as they are, as by `runtime.evaluate --strict_geometry`.
-The last line is JSON.
 """
 
 from __future__ import annotations
@@ -12,61 +12,58 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from demo.score_tables import room_table, score_table
 from runtime.door import guarded
 from runtime.errors import SceneError
-from runtime.evaluation import THRESHOLDS, Score, score_scene
-from runtime.evaluation.boxes import box_iou
-from runtime.evaluation.matching import true_positives
+from runtime.evaluation import LAYOUT_CLASSES, THRESHOLDS, Count, count_classes
 from runtime.files import replacing
 from runtime.layout import Layout, read_layout
 from runtime.outputs import check_output
 
-TARGETS = {"wall": (0.90, 0.80), "door": (0.75, None), "window": (0.75, None), "box": (0.70, None)}
+KINDS = (*LAYOUT_CLASSES, "box")
+AIMS = {"wall": (0.90, 0.80), "door": (0.75, None), "window": (0.75, None), "box": (0.70, None)}
 Pair = tuple[Layout, Layout]  # prediction, truth
-
-
-@dataclass(slots=True)
-class Counts:
-    """Boxes of all scenes together; one of another class is a miss."""
-
-    predicted: int = 0
-    truth: int = 0
-    found: int = 0
-
-    @property
-    def f1(self) -> float:
-        """2 found / (predicted + truth), 0 where there is nothing."""
-        total = self.predicted + self.truth
-        return 2 * self.found / total if total else 0.0
+KindCounts = dict[str, tuple[Count, ...]]  # of one room: by kind, one for each of THRESHOLDS
 
 
 def summary(pairs: Sequence[Pair]) -> dict[str, Any]:
-    """F1 of (prediction, truth) of each room at each of THRESHOLDS.
+    """F1 of (prediction, truth) of each room at each of THRESHOLDS, None for a kind that no room has.
 
-    Walls, doors and windows: means over the scenes that have them, rectangles' overlap; boxes: class by class, pooled
-    over classes and scenes, overlap in 3D. Geometry as it is, without the original evaluation's two quirks.
+    Walls, doors and windows: means over the rooms that have them, rectangles' overlap; boxes: class by class, pooled
+    over classes and rooms, overlap in 3D. Geometry as it is, without the original evaluation's two quirks.
     """
-    scenes = tuple(score_scene(str(i), *pair, {}, strict=True) for i, pair in enumerate(_without_boxes(pairs)))
-    means = {item.name: [_rounded(f1) for f1 in item.f1] for item in Score(scenes, strict_geometry=True).layouts}
-    boxes = [_rounded(pooled_boxes(pairs, threshold).f1) for threshold in THRESHOLDS]
-    return {"scenes": len(pairs), **means, "box": boxes}
+    rooms = [room_counts(*pair) for pair in pairs]
+    return {"scenes": len(pairs), **{kind: _f1(kind, rooms) for kind in KINDS}}
 
 
-def pooled_boxes(pairs: Iterable[Pair], threshold: float) -> Counts:
-    """Boxes that found each other at a threshold of their overlap in 3D."""
-    total = Counts()
-    for predicted, truth in pairs:
-        for name in {box.class_name for box in (*predicted.boxes, *truth.boxes)}:
-            said, wanted = ([box for box in side.boxes if box.class_name == name] for side in (predicted, truth))
-            total.predicted += len(said)
-            total.truth += len(wanted)
-            total.found += true_positives(box_iou(said, wanted, strict=True), threshold)
-    return total
+def room_counts(predicted: Layout, truth: Layout) -> KindCounts:
+    """How many there are and how many found each other, for the kinds that are on either side."""
+    found = count_classes("room", predicted, truth, strict=True)
+    boxes = [counts for name, counts in found.items() if name not in LAYOUT_CLASSES]
+    planes = {name: counts for name, counts in found.items() if name in LAYOUT_CLASSES}
+    return planes | ({"box": tuple(map(_pooled, zip(*boxes, strict=True)))} if boxes else {})
+
+
+def _pooled(counts: Sequence[Count]) -> Count:
+    return Count(
+        sum(count.predicted for count in counts),
+        sum(count.truth for count in counts),
+        sum(count.true_positives for count in counts),
+    )
+
+
+def _f1(kind: str, rooms: Sequence[KindCounts]) -> list[float | None]:
+    columns = list(zip(*(room[kind] for room in rooms if kind in room), strict=True))
+    if not columns:
+        return [None] * len(THRESHOLDS)
+    if kind == "box":
+        return [round(_pooled(column).f1, 4) for column in columns]
+    return [round(sum(count.f1 for count in column) / len(column), 4) for column in columns]
 
 
 def read_pairs(predicted: Path, truth: Path) -> dict[str, Pair]:
@@ -78,24 +75,34 @@ def read_pairs(predicted: Path, truth: Path) -> dict[str, Pair]:
 
 
 def compare(named: Mapping[str, Mapping[str, Pair]]) -> dict[str, Any]:
-    """The summary of each prediction, by how many points each lies from the first, and rooms with the same text."""
+    """The summary of each prediction, whether it meets the aims, and in how many rooms it is the first one's layout;
+    then by how many points the lowest and the highest F1 of a kind lie apart."""
     first = next(iter(named.values()))
-    facts: dict[str, Any] = {}
-    for name, pairs in named.items():
-        facts[name] = summary(list(pairs.values()))
-        facts[name]["same_layouts_as_first"] = sum(pairs[room][0] == first[room][0] for room in first)
-    best = facts[next(iter(named))]
-    for own in facts.values():
-        gaps = [
-            abs(a - b) for kind in TARGETS for a, b in zip(own[kind], best[kind], strict=True) if None not in (a, b)
-        ]
-        own["largest_gap_in_points"] = round(100 * max(gaps, default=0.0), 2)
-        own["targets_met"] = _met(own)
-    return facts
+    scores = {name: summary(list(pairs.values())) for name, pairs in named.items()}
+    for name, own in scores.items():
+        own["aims_met"] = _met(own)
+        own["same_layouts_as_first"] = sum(named[name][room][0] == first[room][0] for room in first)
+    columns = {kind: list(zip(*(own[kind] for own in scores.values()), strict=True)) for kind in KINDS}
+    apart = {kind: [_points_apart(column) for column in columns[kind]] for kind in KINDS}
+    return {
+        "rooms": len(first),
+        "thresholds": list(THRESHOLDS),
+        "scores": scores,
+        "apart_in_points": apart,
+        "largest_apart_in_points": max(chain.from_iterable(apart.values())),
+    }
+
+
+def _points_apart(values: Sequence[float | None]) -> float:
+    """100 where one prediction has a score and another none: it made something up of which no room has any."""
+    if None in values:
+        return 0.0 if set(values) == {None} else 100.0
+    known = [value for value in values if value is not None]
+    return round(100 * (max(known) - min(known)), 2)
 
 
 def _met(facts: Mapping[str, Any]) -> bool:
-    wanted = ((facts[kind][place], least) for kind, both in TARGETS.items() for place, least in enumerate(both))
+    wanted = ((facts[kind][place], least) for kind, both in AIMS.items() for place, least in enumerate(both))
     return all(least is None or (value is not None and value >= least) for value, least in wanted)
 
 
@@ -103,15 +110,6 @@ def _read(path: Path) -> Layout:
     if not path.exists():
         raise SceneError(f"{path}: no such file. Run run_engine.py over the rooms first.")
     return read_layout(path)
-
-
-def _without_boxes(pairs: Iterable[Pair]) -> Iterable[Pair]:
-    for predicted, truth in pairs:
-        yield replace(predicted, boxes=()), replace(truth, boxes=())
-
-
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
 
 
 def _named(text: str) -> tuple[str, Path]:
@@ -123,6 +121,11 @@ def _check(args: argparse.Namespace) -> None:
     names = [name for name, _ in map(_named, args.pred)]
     if twice := [name for name in names if names.count(name) > 1]:
         raise SceneError(f"--pred names {twice[0]!r} twice. Tell them apart: --pred a=DIR b=DIR.")
+    if args.within is not None:
+        if len(names) == 1:
+            raise SceneError("--within compares predictions, but --pred names one. Name another: --pred a=DIR b=DIR.")
+        if not args.within >= 0:
+            raise SceneError(f"--within is {args.within:g}, but points from 0 were expected.")
     if args.output is not None:
         if args.output.suffix.lower() != ".json":
             raise SceneError(f"{args.output}: the ending is {args.output.suffix!r}, but .json was expected.")
@@ -133,10 +136,21 @@ def _score(args: argparse.Namespace) -> int:
     _check(args)
     named = {name: read_pairs(folder, args.truth) for name, folder in map(_named, args.pred)}
     facts = {"benchmark": "demo.score", "truth": args.truth.name, **compare(named)}
+    if args.within is not None:
+        facts |= {"within": args.within, "is_within": facts["largest_apart_in_points"] <= args.within}
     if args.output is not None:
         _write(args.output, json.dumps(facts, indent=1) + "\n")
-    print(json.dumps(facts))
-    return 0
+    print(json.dumps(facts) if args.json else _tables(facts, named if args.by_room else {}))
+    return 0 if facts.get("is_within", True) else 1
+
+
+def _tables(facts: Mapping[str, Any], named: Mapping[str, Mapping[str, Pair]]) -> str:
+    """What to print: rooms one by one of the predictions in `named`, then the scores over all."""
+    tables = [
+        room_table({room: room_counts(*pair) for room, pair in pairs.items()}, name if len(named) > 1 else "")
+        for name, pairs in named.items()
+    ]
+    return "\n\n".join([*tables, score_table(facts, AIMS)])
 
 
 def _write(path: Path, text: str) -> None:
@@ -147,17 +161,27 @@ def _write(path: Path, text: str) -> None:
         raise SceneError(f"{path}: cannot be written ({error.strerror}). Choose another --output.") from error
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """0, or 2 with one sentence on stderr."""
+def parser() -> argparse.ArgumentParser:
+    """All options."""
     p = argparse.ArgumentParser(
         prog="python -m demo.score", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument("--truth", type=Path, required=True, help="folder of <room>.txt, the ground truth")
     p.add_argument("--pred", nargs="+", required=True, metavar="[NAME=]DIR", help="folders of predicted <room>.txt")
-    p.add_argument("--output", type=Path, metavar="FILE.json")
+    p.add_argument(
+        "--within", type=float, metavar="POINTS", help="exit code 1 where any F1 lies further apart (1 = 0.01)"
+    )
+    p.add_argument("--by_room", action="store_true", help="also print what was found in each room")
+    p.add_argument("--json", action="store_true", help="print one JSON line instead of the tables")
+    p.add_argument("--output", type=Path, metavar="FILE.json", help="write the JSON there too")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0; 1 where predictions lie further apart than --within; 2 with one sentence on stderr."""
     return guarded(
         "python -m demo.score",
-        lambda: _score(p.parse_args(arguments)),
+        lambda: _score(parser().parse_args(arguments)),
         interrupted="nothing was written",
         install="pip install '.[eval]'",
     )

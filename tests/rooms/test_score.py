@@ -37,12 +37,65 @@ def score(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 
 def test_two_predictions(score: Score) -> None:
-    code, out, err = score("--pred", "good/l", "other=bad/l", "--output", "score.json")
+    code, out, err = score("--pred", "good/l", "other=bad/l", "--json", "--output", "score.json")
     assert (code, err) == (0, "")
     facts = json.loads(out)
     assert facts == json.loads(Path("score.json").read_text())
-    assert (facts["l"]["wall"], facts["l"]["box"]) == ([1.0, 1.0], [1.0, 1.0])
-    assert (facts["other"]["wall"], facts["other"]["same_layouts_as_first"]) == ([0.0, 0.0], 0)
+    good, other = facts["scores"]["l"], facts["scores"]["other"]
+    assert (good["wall"], good["box"], good["door"]) == ([1.0, 1.0], [1.0, 1.0], [None, None])
+    assert (other["wall"], other["same_layouts_as_first"]) == ([0.0, 0.0], 0)
+    assert (facts["apart_in_points"]["door"], facts["largest_apart_in_points"]) == ([0.0, 0.0], 100.0)
+
+
+def test_kinds_at_both_thresholds(score: Score, folder: Path) -> None:
+    """A wall a quarter too short, a door moved by half its width, a box of another class, and one that is too much."""
+    (folder / "truth" / "a.txt").write_text(ROOM + "door_0=Door(wall_0,2,0,1,0.9,2)\n")
+    (folder / "truth" / "b.txt").write_text(ROOM)
+    said = (
+        "wall_0=Wall(0,0,0,3,0,0,2.7,0)\nwall_1=Wall(4,0,0,4,3,0,2.7,0)\ndoor_0=Door(wall_0,2.45,0,1,0.9,2)\n"
+        "bbox_0=Bbox(sofa,1,1,0.5,0,1,2,1)\nbbox_1=Bbox(bed,1.3,1,0.5,0,1,2,1)\n"
+    )
+    (folder / "good" / "l" / "a.txt").write_text(said)
+    (folder / "good" / "l" / "b.txt").write_text(ROOM)
+    own = json.loads(score("--pred", "good/l", "--json")[1])["scores"]["l"]
+    assert own["wall"] == [1.0, 1.0]
+    assert own["door"] == [1.0, 0.0]  # the mean over the one room that has any
+    assert own["box"] == [0.8, 0.8]  # 2 found of 3 predicted and 2 true, both rooms pooled
+    assert own["aims_met"] is False
+
+
+def test_the_tables(score: Score, folder: Path) -> None:
+    (folder / "bad" / "l" / "a.txt").write_text(ROOM.replace("bed", "sofa"))
+    code, out, err = score("--pred", "torch=good/l", "onnx=bad/l", "--by_room", "--within", "1")
+    assert (code, err) == (1, "")
+    assert [line.split() for line in out.splitlines() if line.startswith(("1 room", "walls", "boxes"))] == [
+        ["1", "room", "IoU", "torch", "onnx", "apart", "aim"],
+        ["walls", "0.25", "1.000", "1.000", "0.00", "0.900"],
+        ["walls", "0.50", "1.000", "1.000", "0.00", "0.800"],
+        ["boxes", "0.25", "1.000", "0.000", "100.00", "0.700"],
+        ["boxes", "0.50", "1.000", "0.000", "100.00"],
+    ]
+    assert "a            2 of 2  --     --       0 of 1, 1 wrong\n" in out
+    assert out.endswith(
+        "Rooms with the very layout of torch: onnx 0 of 1.\nFurthest apart: 100.00 points, MORE than 1.\n"
+    )
+
+
+@pytest.mark.parametrize(("within", "code"), [("1.0", 0), ("0.1", 1)])
+def test_how_far_apart_is_too_far(score: Score, folder: Path, within: str, code: int) -> None:
+    """Two hundred boxes, of which one engine has one less: half a box in a hundred is 0.25 points of F1."""
+    room = "".join(f"bbox_{i}=Bbox(bed,{2 * i},1,0.5,0,1,1,1)\n" for i in range(200))
+    for name, text in (("truth", room), ("good/l", room), ("bad/l", room[: room.index("bbox_199")])):
+        (folder / name / "a.txt").write_text(text)
+    assert score("--pred", "one=good/l", "other=bad/l", "--within", within)[0] == code
+    facts = json.loads(score("--pred", "other=bad/l", "one=good/l", "--within", within, "--json")[1])
+    assert (facts["largest_apart_in_points"], facts["is_within"]) == (0.25, code == 0)
+
+
+def test_what_no_room_has_and_one_engine_makes_up_counts(score: Score, folder: Path) -> None:
+    (folder / "bad" / "l" / "a.txt").write_text(ROOM + "window_0=Window(wall_0,2,0,1,0.9,1)\n")
+    facts = json.loads(score("--pred", "one=good/l", "other=bad/l", "--json")[1])
+    assert facts["apart_in_points"] == {"wall": [0, 0], "door": [0, 0], "window": [100, 100], "box": [0, 0]}
 
 
 @pytest.mark.parametrize(
@@ -50,6 +103,9 @@ def test_two_predictions(score: Score) -> None:
     [
         (["--pred", "good/l", "bad/l"], "--pred names 'l' twice. Tell them apart: --pred a=DIR b=DIR."),
         (["--pred", "x=good/l", "x=bad/l"], "--pred names 'x' twice."),
+        (["--pred", "good/l", "--within", "1"], "--within compares predictions, but --pred names one."),
+        (["--pred", "good/l", "x=bad/l", "--within", "-1"], "--within is -1, but points from 0 were expected."),
+        (["--pred", "good/l", "x=bad/l", "--within", "nan"], "--within is nan, but points from 0 were expected."),
         (["--pred", "nowhere"], "nowhere/a.txt: no such file. Run run_engine.py over the rooms first."),
         (["--pred", "noise"], "noise/a.txt: no line of it is part of a layout"),
         (["--pred", "pipes"], "pipes/a.txt: cannot be read as a layout (it is no ordinary file)."),
