@@ -1,0 +1,69 @@
+"""Layouts by PyTorch, where everyone else uses compiled graphs: one of the engines of the paired score.
+
+python -m demo.torch_layouts --bundle bundle --model demo/checkpoint --rooms rooms --output layouts/torch
+
+The clean modules in float32 on the CPU, behind the same points, prompt and layout code as any engine. Rooms whose
+layout is there already are left out, so an interrupted run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from export.checkpoint import open_checkpoint
+from export.parity.modules_rung import torch_pipeline
+from runtime.bundle import Bundle
+from runtime.door import guarded
+from runtime.errors import SceneError
+from runtime.layout import write_layout
+from runtime.scene import Request
+
+
+def parser() -> argparse.ArgumentParser:
+    """All options."""
+    p = argparse.ArgumentParser(
+        prog="python -m demo.torch_layouts", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument("--bundle", type=Path, required=True, help="its tokenizer, prompts and positions")
+    p.add_argument("--model", required=True, help="the checkpoint that the bundle was exported from")
+    p.add_argument("--rooms", type=Path, required=True, help="folder of <room>.ply, as of python -m demo.rooms")
+    p.add_argument("--output", type=Path, required=True, help="folder for <room>.txt")
+    p.add_argument("--max_new_tokens", type=int, default=700, help="longest answer (default: 700)")
+    p.add_argument("--threads", type=int, help="cores to use (default: all)")
+    p.add_argument("--quiet", action="store_true", help="no bar")
+    return p
+
+
+def _run(args: argparse.Namespace) -> int:
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
+    if not (rooms := sorted(args.rooms.glob("*.ply"))):
+        raise SceneError(f"{args.rooms}: holds no <room>.ply. Make rooms: python -m demo.rooms --output {args.rooms}")
+    pipeline = torch_pipeline(Bundle.open(args.bundle), open_checkpoint(args.model))
+    args.output.mkdir(parents=True, exist_ok=True)
+    request = Request(max_new_tokens=args.max_new_tokens)
+    for room in tqdm(rooms, desc="Rooms", disable=args.quiet):
+        target = args.output / f"{room.stem}.txt"
+        if not target.exists():
+            write_layout(pipeline(room, request).layout, target)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """0; 2 with one sentence on stderr."""
+    return guarded(
+        "python -m demo.torch_layouts",
+        lambda: _run(parser().parse_args(arguments)),
+        interrupted="what is written stays, and the same command goes on",
+        install="pip install '.[onnxruntime,export]'",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
