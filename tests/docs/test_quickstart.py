@@ -60,6 +60,7 @@ def test_the_settings_lie_in_the_repository(monkeypatch: pytest.MonkeyPatch) -> 
         run_cell(CODE["settings"], names)
         assert names["ROOT"] == root
         assert names["SCENE"].exists()
+        assert read_layout(names["TRUTH"]).boxes
 
 
 def test_it_is_a_notebook() -> None:
