@@ -59,10 +59,11 @@ def _demo(args: argparse.Namespace) -> int:
     bundle, results = output / "bundle", output / "demo"
     results.mkdir(parents=True, exist_ok=True)
     _run("export_model.py", "--model", model, "--output", bundle)
+    print("\nWhat streams by below is the model's own text, in bins; the files are in metres.")
     for scene in scenes:
         _read(scene, bundle, results / scene.stem)
     _run("-m", "demo.score", "--truth", folder, "--pred", results, "--by_room")
-    print(f"\nLayouts (.txt, .json) and pictures (.png, beside the ground truth): {_shown(results)}")
+    print(f"\nIn {_shown(results)}: layouts in metres (.txt, .json), pictures beside the ground truth (.png).")
     return 0
 
 
