@@ -27,17 +27,17 @@ import torch
 from torch import Tensor
 
 from demo.rooms import SPLITS
-from demo.training.batch import Batch, Maker, Question
+from demo.training.batch import Batch, Maker
+from demo.training.check_geometry import compare_geometry
 from demo.training.config import MODES, write_config
 from demo.training.convolution import PLAIN, Arithmetic, convolve_with, fused, triton_works
 from demo.training.feeder import Feeder, random_questions
-from demo.training.hints import Hints
 from demo.training.loss import Loss
 from demo.training.model import new_model
 from demo.training.pack import pack
 from demo.training.padding import find_caps
 from demo.training.prompts import Prompts
-from demo.training.step import EagerStep, GraphStep, Learner, tensors_of
+from demo.training.step import EagerStep, GraphStep, Learner
 from demo.training.store import RoomStore
 from demo.training.trainer import prepare
 from runtime.door import guarded
@@ -46,7 +46,6 @@ from runtime.errors import SceneError
 Step = Callable[[Batch], Tensor]
 RATE = 5e-4  # of the steps that are compared
 STEPS = 4
-ON_EDGES = 2e-3  # share of voxels that lie on an entity's edge, where a rounding decides what they see
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,8 +93,9 @@ def _measure(
     first = learner()
     chance = torch.Generator(device).manual_seed(0)
     maker = Maker(RoomStore.read(files, device), Prompts(), config.encoder, first.model.position, chance)
-    wrong = compare_geometry(maker, replace(maker, store=RoomStore.read(files[:4], torch.device("cpu"))))
     facts: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
+    plain = replace(maker, store=RoomStore.read(files[:4], torch.device("cpu")))
+    facts["geometry"], wrong = compare_geometry(maker, plain)
     facts["fused"] = triton_works(device)
     wrong += compare_convolutions(device) if facts["fused"] else ["Triton's kernels do not run here: see above."]
     thinned = replace(maker, points=args.points)
@@ -107,34 +107,6 @@ def _measure(
     facts["steps"], different = compare_steps(runs, batches)
     facts["whole"] = _speed(maker, args.batch_size, graphed)
     return facts, wrong + different
-
-
-def compare_geometry(maker: Maker, other: Maker, rooms: int = 4) -> list[str]:
-    """What two devices make of the same scans as they are."""
-    questions = [Question(room=room, symmetry=room % 8) for room in range(min(rooms, len(other.store)))]
-    one, two = (replace(own, chance=None).batch(questions) for own in (maker, other))
-    pairs = {"geometry": (_but_hints(one), _but_hints(two)), "hints": (one.hints, two.hints)}
-    said = []
-    for name, (own, plain) in pairs.items():
-        share = unlike(list(tensors_of(own)), list(tensors_of(plain)))
-        if share > (ON_EDGES if isinstance(own, Hints) else 0):
-            said.append(f"The {name} of a batch on the GPU is not the CPU's: {share:.1%} of a tensor differ.")
-    return said
-
-
-def _but_hints(batch: Batch) -> list[Any]:
-    return [value for name in batch.__slots__ if not isinstance(value := getattr(batch, name), Hints)]
-
-
-def unlike(ours: list[Tensor], plain: list[Tensor]) -> float:
-    """The largest share of a tensor's numbers that differ: whole numbers at all, others by more than 1e-4."""
-    if [tensor.shape for tensor in ours] != [tensor.shape for tensor in plain]:
-        return 1.0
-    shares = [0.0]
-    for own, other in zip((tensor.cpu() for tensor in ours), plain, strict=True):
-        same = torch.isclose(own, other, 1e-4, 1e-4) if own.is_floating_point() else own == other
-        shares.append(float((~same).double().mean()) if same.numel() else 0.0)
-    return max(shares)
 
 
 def compare_convolutions(device: torch.device, fast: Arithmetic | None = None, rows: int = 5000) -> list[str]:

@@ -4,12 +4,16 @@ The same tables as `runtime.points` makes for one scene, joined along the rows: 
 What differs is the order of voxels in the first stage (lexicographic here, by hash there), which changes no result,
 and attention patches of a scene smaller than a patch, which are filled up and masked.
 A scene at a time on the CPU takes 0.3 s; here a batch of 32 takes a few milliseconds.
+
+Every device gets the same bits: scans stand on a grid of half millimetres, so many points lie on a voxel's border,
+where the last bit decides. CUDA divides by a number on the host by multiplying with its reciprocal, and sums in an
+order of its own; so here tensors are divided by tensors, and what is summed is added one after another.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, reduce
 from itertools import product
 
 import torch
@@ -71,7 +75,8 @@ def voxelize(points: Tensor, scene: Tensor, num_bins: int) -> tuple[Tensor, Tens
     points: float64 or float32 [R, 3] metres from the scene's smallest corner, scene: int64 [R]. Of the c points of a
     voxel number (C // 2) mod c is taken, C being the largest c of its scene, as `runtime.points.grid_sample` does.
     """
-    grid = (points / (WORLD_SIZE / num_bins)).floor().long().clamp(0, num_bins - 1)
+    size = points.new_full((), WORLD_SIZE / num_bins)  # on the points' device, see above
+    grid = (points / size).floor().long().clamp(0, num_bins - 1)
     order, starts, counts = _groups(_keys(grid, scene))
     largest = torch.zeros(int(scene.max()) + 1, dtype=torch.long, device=scene.device)
     of_group = scene[order[starts]]
@@ -197,7 +202,7 @@ def _groups(keys: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 def _means(coords: Tensor, children: Tensor, counts: Tensor) -> Tensor:
     real = torch.arange(children.shape[1], device=coords.device) < counts[:, None]
-    return (coords[children] * real[..., None]).sum(1) / counts[:, None].float()
+    return reduce(torch.add, (coords[children] * real[..., None]).unbind(1)) / counts[:, None].float()
 
 
 def _interleave(x: Tensor, y: Tensor, z: Tensor) -> Tensor:

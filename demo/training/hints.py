@@ -41,7 +41,8 @@ def find_hints(geometry: Geometry, entities: Tensor) -> Hints:
     """Hints of a batch; entities [B, E, FIELDS] in metres from the scans' corners, of kind -1 where there is none."""
     stage = geometry.stages[STAGE]
     own = entities[stage.scene]  # [N, E, FIELDS]
-    volume = own[..., 6:].prod(-1)
+    length, width, height = own[..., 6:].unbind(-1)
+    volume = length * width * height  # multiplied in one order on every device: the smaller volume decides
     inside = (_local(stage.coords, own).abs() <= own[..., 6:] / 2 + NEAR).all(-1) & (own[..., 0] >= 0)
     best = torch.where(inside, volume, torch.inf).argmin(1)  # the smallest: a plant on a carpet is a plant
     any_inside = inside.any(1)

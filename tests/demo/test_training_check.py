@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from demo.training.batch import Batch, Maker, Question
-from demo.training.check import compare_convolutions, compare_geometry, compare_steps, main, unlike
+from demo.training.check import compare_convolutions, compare_steps, main
+from demo.training.check_geometry import compare_geometry, unlike
 from demo.training.config import write_config
 from demo.training.convolution import PLAIN
 from demo.training.loss import Loss
@@ -44,18 +45,53 @@ def test_it_needs_a_gpu(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 
 def test_geometry_alike_and_not(maker: Maker) -> None:
     few = replace(maker, points=None)
-    assert compare_geometry(few, few, rooms=1) == []
+    facts, said = compare_geometry(few, few, rooms=1)
+    assert said == [] and facts["voxels"] > 10_000 and facts["voxels_differ"] == 0
     other = replace(few, encoder=replace(few.encoder, order=("z", "z-trans", "hilbert-trans", "hilbert")))
-    (said,) = compare_geometry(few, other, rooms=1)
-    assert "geometry of a batch" in said
+    facts, (sentence,) = compare_geometry(few, other, rooms=1)
+    assert "The geometry of a batch on the GPU is not the CPU's" in sentence and facts["voxels_differ"] == 0
 
 
-def test_shares_that_differ() -> None:
+class Moved(RoomStore):
+    """A store some of whose points have slipped over a border: the first few of a room lie somewhere else."""
+
+    def __init__(self, store: RoomStore, moved: dict[int, int]) -> None:
+        for name, value in vars(store).items():
+            setattr(self, name, value)
+        self._points = store._points.clone()
+        for room, count in moved.items():
+            chosen = torch.linspace(0, store._counts[room] - 1, count).long() + store._starts[room]
+            self._points[chosen] = (self._points[chosen] + 250) % 2000
+
+
+def test_a_few_other_voxels_are_counted_and_no_fault(maker: Maker) -> None:
+    other = replace(maker, store=Moved(maker.store, {1: 3}))
+    facts, said = compare_geometry(other, maker)
+    assert said == [] and 0 < facts["voxels_differ"] <= 6 and facts["rooms"] == 2
+    orders = ("z", "z-trans", "hilbert-trans", "hilbert")
+    _, (sentence,) = compare_geometry(other, replace(maker, encoder=replace(maker.encoder, order=orders)))
+    assert "numbers differ" in sentence  # the room whose voxels agree is compared none the less
+
+
+def test_many_other_voxels_are_a_fault(maker: Maker) -> None:
+    facts, (sentence,) = compare_geometry(replace(maker, store=Moved(maker.store, {0: 900})), maker)
+    assert f"{facts['voxels_differ']:,} of {facts['voxels']:,} differ" in sentence
+    _, (sentence,) = compare_geometry(replace(maker, store=Moved(maker.store, {0: 3, 1: 3})), maker)
+    assert "In each of 2 rooms voxels differ" in sentence
+
+
+def test_other_shapes_are_said(maker: Maker) -> None:
+    other = replace(maker, encoder=replace(maker.encoder, patch_sizes=(64,) * 5))
+    _, (sentence,) = compare_geometry(maker, other)
+    assert "a tensor is [" in sentence and "the CPU's [" in sentence and ", 64]" in sentence
+
+
+def test_numbers_that_differ() -> None:
     table = torch.arange(10)
-    assert unlike([table], [table]) == 0
-    assert unlike([table, table.float()], [table, table.float() + 1e-6]) == 0
-    assert unlike([table], [table.index_fill(0, torch.tensor([3]), 0)]) == pytest.approx(0.1)
-    assert unlike([table], [table[:9]]) == 1
+    assert unlike([table], [table])[0] == 0
+    assert unlike([table, table.float()], [table, table.float() + 1e-6])[0] == 0
+    assert unlike([table, table], [table, table.index_fill(0, torch.tensor([3]), 0)]) == (1, 10)
+    assert unlike([table.new_zeros(0)], [table.new_zeros(0)])[0] == 0
 
 
 def test_convolutions_alike_and_not() -> None:
