@@ -4,7 +4,8 @@
 #
 #   demo/reproduce.sh WORK_FOLDER
 #
-# Settings by environment: PYTHON, GPUS, COUNT (rooms), STEPS (of each encoding), MINUTES (of the last run), JOBS, and
+# Settings by environment: PYTHON, GPUS, COUNT (rooms), MODE_COUNT (of them, those that the encodings are compared on:
+# they are made first, the others while those train), STEPS (of each encoding), MINUTES (of the last run), JOBS, and
 # OPTIONS of demo/train.py, e.g. "--batch_size 64": `python -m demo.training.check` says what suits a machine. Whatever
 # is done already in the folder is not done again; an interrupted run goes on where it stood.
 set -euo pipefail
@@ -13,18 +14,31 @@ mkdir -p "$work"
 work=$(cd "$work" && pwd)
 cd "$(dirname "$0")/.."
 python=${PYTHON:-python3} gpus=${GPUS:-1} count=${COUNT:-20000} steps=${STEPS:-2000} minutes=${MINUTES:-12} jobs=${JOBS:-$(nproc)}
-train() { local output=$1; shift; run_on "$@" --rooms "$work/rooms" --output "$work/$output" --count "$count" --validation 200 --jobs "$jobs" ${OPTIONS:-}; }
-run_on() { # GPUS ARGUMENTS...
-  local n=$1; shift
-  if [ "$n" -gt 1 ]; then "$python" -m torch.distributed.run --nproc_per_node "$n" demo/train.py "$@"; else "$python" demo/train.py "$@"; fi
+some=${MODE_COUNT:-4000}
+some=$((some < count ? some : count))
+trap 'kill $(jobs -p) 2>/dev/null || :' EXIT # what runs beside this script ends with it
+
+compose() { # FOLDER GPUS ROOMS OPTIONS...: the command `run`; validation rooms are the same for all
+  run=("$python")
+  [ "$2" -eq 1 ] || run+=(-m torch.distributed.run --nproc_per_node "$2")
+  run+=(demo/train.py --rooms "$work/rooms" --output "$work/$1" --count "$3" --validation 200 --jobs "$jobs" "${@:4}" ${OPTIONS:-})
+}
+finish() {
+  local one
+  for one in "${running[@]}"; do wait "$one"; done
+  running=()
 }
 
-OMP_NUM_THREADS=1 train none 1 --pack_only
+compose none 1 "$some" --pack_only
+OMP_NUM_THREADS=1 "${run[@]}"
+compose none 1 "$count" --pack_only --quiet
+OMP_NUM_THREADS=1 nice "${run[@]}" > "$work/rooms.log" 2>&1 & # after what the GPU waits for
+others=$!
 running=()
-finish() { local one; for one in "${running[@]}"; do wait "$one"; done; running=(); }
 for mode in none 3D_only 3D_with_1D; do # as many at once as there are GPUs
   [ -e "$work/mode-$mode/result.json" ] && continue
-  CUDA_VISIBLE_DEVICES=${#running[@]} train "mode-$mode" 1 --mode "$mode" --steps "$steps" --validate_every 200 --quiet &
+  compose "mode-$mode" 1 "$some" --mode "$mode" --steps "$steps" --validate_every 200 --quiet
+  CUDA_VISIBLE_DEVICES=${#running[@]} "${run[@]}" &
   running+=($!)
   [ "${#running[@]}" -lt "$gpus" ] || finish
 done
@@ -36,5 +50,7 @@ print(min(runs, key=lambda mode: runs[mode]["validation"]))
 PY
 )
 echo "best of the three: $best"
-train final "$gpus" --mode "$best" --minutes "$minutes"
+wait "$others" || { cat "$work/rooms.log" >&2; exit 1; }
+compose final "$gpus" "$count" --mode "$best" --minutes "$minutes"
+"${run[@]}"
 echo "checkpoint: $work/final/checkpoint   curves: $work/*/curves.jsonl   scores: $work/*/result.json"

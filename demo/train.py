@@ -2,8 +2,9 @@
 
 python demo/train.py --rooms rooms --mode 3D_only --minutes 10 --output trained
 
-Makes the rooms first where they are missing (worker processes, a bar). A run can be interrupted and goes on where it
-stood (--output holds its state). On several GPUs: torchrun --nproc_per_node 2 demo/train.py ... The last line is JSON.
+Makes the rooms first where they are missing (worker processes, a bar); a larger --count only adds to those that are
+there, a smaller one reads the first of them. A run can be interrupted and goes on where it stood (--output holds its
+state). On several GPUs: torchrun --nproc_per_node 2 demo/train.py ... The last line is JSON.
 """
 
 from __future__ import annotations
@@ -22,6 +23,10 @@ from demo.rooms import SPLITS
 from demo.training.config import MODES
 from demo.training.pack import pack
 from demo.training.trainer import Settings, Trainer
+from runtime.door import guarded
+from runtime.errors import SceneError
+
+PER_FILE = 25  # rooms; some seconds of a worker's time, so that few rooms keep many workers busy too
 
 
 def parser() -> argparse.ArgumentParser:
@@ -49,20 +54,30 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--feeders", type=int, default=2, help="threads that make batches (default: 2)")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    p.add_argument("--pack_only", action="store_true", help="make the rooms and stop")
+    p.add_argument("--pack_only", action="store_true", help="make the rooms, print how many files, and stop")
     p.add_argument("--quiet", action="store_true", help="no bars")
     return p
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """0, 2 with one sentence on stderr, 130 where it was interrupted."""
     args = parser().parse_args(arguments)
-    per_file = 250
+    return guarded(
+        "demo/train.py",
+        lambda: _train(args),
+        interrupted="the same command goes on from what was saved last",
+        install="pip install '.[train]'",
+    )
+
+
+def _train(args: argparse.Namespace) -> int:
+    if small := [name for name in ("count", "validation", "jobs", "batch_size") if getattr(args, name) < 1]:
+        raise SceneError(f"--{small[0]} is {getattr(args, small[0])}, but at least 1 was expected.")
     counts = {"validation": args.validation, "train": args.count}
     files = {
-        name: pack(args.rooms / name, SPLITS[name], count, min(per_file, max(1, count // args.jobs)), args.jobs,
-                   quiet=args.quiet)
+        name: pack(args.rooms / name, SPLITS[name], count, PER_FILE, args.jobs, quiet=args.quiet)
         for name, count in counts.items()
-    }  # fmt: skip
+    }
     if args.pack_only:
         print(json.dumps({name: len(paths) for name, paths in files.items()}))
         return 0

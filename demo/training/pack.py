@@ -6,6 +6,7 @@ A file is one .npz: points in half millimetres from the scan's smallest corner, 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -94,13 +95,40 @@ def pack_file(path: Path, seeds: Sequence[int]) -> Path:
 
 
 def pack(folder: Path, split: range, count: int, per_file: int, jobs: int, *, quiet: bool = False) -> list[Path]:
-    """The first `count` rooms of a split, in files of `per_file`, made by worker processes; a bar shows the rest."""
+    """Files with exactly the first `count` rooms of a split, those missing made by worker processes under a bar.
+
+    Rooms that are there are not made again, whatever `count` and `per_file` they were made with.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    seeds = [split[first : min(first + per_file, count)] for first in range(0, count, per_file)]
-    paths = [folder / f"rooms-{part[0]:09}-{len(part)}.npz" for part in seeds]
-    with ProcessPoolExecutor(jobs) as pool:
-        made = pool.map(pack_file, paths, seeds)
-        return list(tqdm(made, total=len(paths), unit="file", desc="Rooms", disable=quiet))
+    parts = _parts(_there(folder, split), count, per_file)
+    paths = [folder / f"rooms-{split[first]:09}-{size}.npz" for first, size in parts]
+    missing = [number for number, path in enumerate(paths) if not path.exists()]
+    if missing:
+        seeds = [split[first : first + size] for first, size in parts]
+        with ProcessPoolExecutor(jobs) as pool:
+            made = pool.map(pack_file, [paths[number] for number in missing], [seeds[number] for number in missing])
+            for _ in tqdm(made, total=len(missing), unit="file", desc="Rooms", disable=quiet):
+                pass
+    return paths
+
+
+def _there(folder: Path, split: range) -> set[tuple[int, int]]:
+    """What a folder holds: number of a file's first room in the split, and how many rooms."""
+    names = (re.fullmatch(r"rooms-(\d+)-(\d+)\.npz", path.name) for path in folder.iterdir())
+    found = [(int(name[1]), int(name[2])) for name in names if name]
+    return {(split.index(seed), size) for seed, size in found if seed in split}
+
+
+def _parts(there: set[tuple[int, int]], count: int, per_file: int) -> list[tuple[int, int]]:
+    """First room and size of each file: the largest that is there and fits, or a new one up to the next that is."""
+    parts, at = [], 0
+    while at < count:
+        fitting = [size for first, size in there if first == at and size <= count - at]
+        following = (first - at for first, _ in there if first > at)
+        size = max(fitting, default=0) or min(per_file, count - at, *following)
+        parts.append((at, size))
+        at += size
+    return parts
 
 
 def read_rooms(path: Path) -> Iterator[Room]:
