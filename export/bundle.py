@@ -17,6 +17,7 @@ from export.checkpoint import Checkpoint
 from export.graph.encoder import encoder_graph
 from export.graph.language_model import decode_graph, prefill_graph
 from export.graph.plan import PlannedWeight, encoder_plan, is_projector, language_model_plan
+from export.graph.segments import SEGMENT_LAYERS
 from export.graph.weights import WeightFile
 from export.passes.common import refuse_left_out
 from export.passes.gather_block_quantized import to_gather_block_quantized
@@ -26,7 +27,7 @@ from export.quantization.options import check_quantization
 from export.quantization.storage import Scheme, store, stored_bytes
 from export.replacing import replacing
 from export.rope import position_spec
-from export.tensorrt_graphs import graph_names, tensorrt_graphs
+from export.tensorrt_graphs import Dialect, graph_names, tensorrt_graphs
 from runtime.bundle import INDEX_ENDING, TAPS, file_digest
 from runtime.errors import BundleError, CheckpointError, SceneError
 from runtime.files import read_small_text
@@ -61,6 +62,7 @@ class ExportOptions:
     quantization: QuantizationSpec | None = None
     taps: tuple[int, ...] = ()  # layers of the prefill graph that is written for comparisons; none: no such graph
     tensorrt_norm: str = "plain"  # how TensorRT's graphs write their norms; the portable ones stay as they are
+    segment_layers: int = SEGMENT_LAYERS  # of the language model in one engine, where TensorRT builds segments
 
 
 def write_bundle(
@@ -160,15 +162,21 @@ def _write_graphs(
             add_taps(prefill, config.language_model, options.taps)
             _save(prefill, folder / f"{TAPS}.onnx")
         if scheme is None:
-            choices = options.precision, options.prefill_attention, options.tensorrt_norm
-            for name, graph in tensorrt_graphs(config.language_model, weights, *choices):
+            dialect = Dialect(
+                precision=options.precision,
+                prefill_attention=options.prefill_attention,
+                norm=options.tensorrt_norm,
+                segment_layers=options.segment_layers,
+            )
+            for name, graph in tensorrt_graphs(config.language_model, weights, dialect):
                 _save(graph, folder / f"{name}.onnx")
     return {file.path.name: FileRecord(bytes=file.size, sha256=file.sha256) for file in (body, weights)}
 
 
 def _more_graphs(options: ExportOptions, spec: LanguageModelSpec) -> tuple[str, ...]:
     """The language model in TensorRT's dialect, which has none of the operators of quantized bundles, and the taps."""
-    for_tensorrt = graph_names(spec, options.precision) if options.quantization is None else ()
+    choices = spec, options.precision, options.segment_layers
+    for_tensorrt = graph_names(*choices) if options.quantization is None else ()
     return (*for_tensorrt, *([TAPS] if options.taps else []))
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from export.engines.after_export import add_engines, check_engine, check_engine_options
 from export.engines.arguments import add_common
+from export.graph.segments import SEGMENT_LAYERS
 from export.parity.at_export import check_parity
 from export.quantization.options import BITS, BLOCK_SIZES, DEFAULT_BLOCK_SIZE, DEFAULT_HEAD, KEPT, quantization_spec
 from runtime.bundle import MAX_CAPACITY
@@ -76,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--tensorrt_norm", default="plain", choices=["plain", "scaled"], help=argparse.SUPPRESS
     )  # benchmarks
+    p.add_argument("--tensorrt_segment_layers", type=int, default=SEGMENT_LAYERS, help=argparse.SUPPRESS)  # tests
     p.add_argument(
         "--no_parity",
         action="store_true",
@@ -158,6 +160,7 @@ def _export(args: argparse.Namespace) -> int:
         max_length=args.max_length,
         quantization=_quantization(args),
         tensorrt_norm=args.tensorrt_norm,
+        segment_layers=max(1, args.tensorrt_segment_layers),
         taps=() if args.taps is None else named_layers(args.taps, checkpoint.config.language_model.layers),
     )
     check_export(checkpoint, args.output, options)

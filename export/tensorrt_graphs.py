@@ -6,39 +6,66 @@ Where our decode kernel can run the model, there is also the decode graph as one
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import onnx
 
 from export.engines.plugins import why_no_decode_step
 from export.graph.language_model import decode_graph, prefill_graph, shared_graph
 from export.graph.layers import NORMS
+from export.graph.segments import SEGMENT_LAYERS, Segment, split
 from export.graph.weights import WeightFile
 from export.passes.decode_step import to_decode_step
-from export.passes.stack_cache import stack_cache
-from runtime.engines.plans import PLUGIN
+from export.passes.stack_cache import stack_cache, stack_segment
+from runtime.engines.plans import PLUGIN, segment_name
 from runtime.manifest import LanguageModelSpec
 
 SHARED = "language_model.stacked"  # prefill and decode in one graph
 STACKED = (SHARED, "prefill.stacked", "decode.stacked")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dialect:
+    """How TensorRT's graphs are written. `norm` is one of NORMS: equal in float32, but not so in half precision."""
+
+    precision: str
+    prefill_attention: str
+    norm: str = "plain"
+    segment_layers: int = SEGMENT_LAYERS
+
+
 def tensorrt_graphs(
-    spec: LanguageModelSpec, weights: WeightFile, precision: str, prefill_attention: str, norm: str
+    spec: LanguageModelSpec, weights: WeightFile, dialect: Dialect
 ) -> Iterator[tuple[str, onnx.ModelProto]]:
-    """The graphs of `graph_names` by name. `norm` is one of NORMS: what is equal in float32 need not be so in half."""
+    """The graphs of `graph_names` by name."""
+    precision, attention, norm = dialect.precision, dialect.prefill_attention, NORMS[dialect.norm]
     graphs = (
-        shared_graph(spec, weights, precision, prefill_attention, NORMS[norm]),
-        prefill_graph(spec, weights, precision, prefill_attention, NORMS[norm]),
-        decode_graph(spec, weights, precision, NORMS[norm]),
+        shared_graph(spec, weights, precision, attention, norm),
+        prefill_graph(spec, weights, precision, attention, norm),
+        decode_graph(spec, weights, precision, norm),
     )
     for name, graph in zip(STACKED, graphs, strict=True):
         stack_cache(graph, spec)
         yield name, graph
-    if PLUGIN in graph_names(spec, precision):
+    if PLUGIN in graph_names(spec, precision, dialect.segment_layers):
         to_decode_step(graph, spec, precision)
         yield PLUGIN, graph
+    for number, segment in enumerate(segments(spec, dialect.segment_layers)):
+        prefill = prefill_graph(spec, weights, precision, attention, norm, segment)
+        decode = decode_graph(spec, weights, precision, norm, segment)
+        for kind, graph in (("prefill", prefill), ("decode", decode)):
+            stack_segment(graph, spec, segment)
+            yield segment_name(kind, number), graph
 
 
-def graph_names(spec: LanguageModelSpec, precision: str) -> tuple[str, ...]:
+def segments(spec: LanguageModelSpec, most: int) -> list[Segment]:
+    """Those that a bundle has graphs of: none where one would hold the whole model."""
+    found = split(spec.layers, most)
+    return found if len(found) > 1 else []
+
+
+def graph_names(spec: LanguageModelSpec, precision: str, segment_layers: int) -> tuple[str, ...]:
     """What a bundle has for TensorRT."""
-    return STACKED if why_no_decode_step(spec, precision) else (*STACKED, PLUGIN)
+    plugin = () if why_no_decode_step(spec, precision) else (PLUGIN,)
+    numbers = range(len(segments(spec, segment_layers)))
+    return (*STACKED, *plugin, *(segment_name(kind, number) for kind in ("prefill", "decode") for number in numbers))

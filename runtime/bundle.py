@@ -20,6 +20,7 @@ BLOCK = 1 << 22
 GRAPHS = ("encoder", "prefill", "decode")
 LAYOUT = "MBKD"  # of the cache; see `CacheSpec`
 PAST, ROWS = "past", "rows"  # the cache of graphs that hold all layers in one tensor [M, B, 2L*K, D], keys first
+KEYS, VALUES = "keys", "values"  # the two parts of `rows` that a graph of some layers gives
 TAPS = "prefill.taps"  # prefill with queries, keys and tables as outputs, in bundles that were exported with --taps
 DIALECTS = ("portable", "onnxruntime")
 MAX_CAPACITY = 1 << 20  # positions; eight times the longest context of a published model

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from export.bundle import ExportOptions, write_bundle
 from export.checkpoint import Checkpoint, open_checkpoint
+from export.graph.segments import SEGMENT_LAYERS
 from runtime.bundle import Bundle
 from runtime.manifest import QuantizationSpec
 
@@ -34,7 +35,7 @@ Export = Callable[..., Exported]
 
 
 def exporter(tiny_checkpoint: Callable[..., Path], new_folder: Callable[[], Path]) -> Export:
-    """`export(family, vlm_pe, merge_rule, prefill_attention, max_length, quantization, **options)`, each made once."""
+    """`export(family, vlm_pe, merge_rule, prefill_attention, max_length, ...)`, each made once."""
     made: dict[str, Exported] = {}
 
     def export(
@@ -44,13 +45,18 @@ def exporter(tiny_checkpoint: Callable[..., Path], new_folder: Callable[[], Path
         prefill_attention: str = "causal",
         max_length: int = 1024,
         quantization: QuantizationSpec | None = None,
+        segment_layers: int = SEGMENT_LAYERS,
         **options: object,
     ) -> Exported:
-        key = repr((family, vlm_pe, merge_rule, prefill_attention, max_length, quantization, sorted(options.items())))
+        choices = (vlm_pe, merge_rule, prefill_attention, max_length, quantization, segment_layers)
+        key = repr((family, *choices, sorted(options.items())))
         if key not in made:
             checkpoint = open_checkpoint(tiny_checkpoint(family, **options), vlm_pe=vlm_pe, merge_rule=merge_rule)
             settings = ExportOptions(
-                prefill_attention=prefill_attention, max_length=max_length, quantization=quantization
+                prefill_attention=prefill_attention,
+                max_length=max_length,
+                quantization=quantization,
+                segment_layers=segment_layers,
             )
             folder = new_folder()
             write_bundle(checkpoint, folder, settings)

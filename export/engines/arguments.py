@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from export.engines.islands import ISLANDS
-from export.engines.options import DEFAULT_LAYOUT, DEFAULT_OPT_LEVEL, BuildOptions, device_index
+from export.engines.options import DEFAULT_OPT_LEVEL, BuildOptions, device_index
 from export.engines.profiles import Limits
-from runtime.engines.record import LAYOUTS
+from runtime.engines.record import LAYOUTS, SEPARATE, plan_names
 
 _LIMITS = Limits()
 
@@ -43,11 +43,11 @@ def add_common(p: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
 def _add_layout(p: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
     p.add_argument(
         "--language_model",
-        default=DEFAULT_LAYOUT,
         choices=sorted(LAYOUTS),
-        help="separate: an engine for prefill and one for decode, whose weights are on the GPU twice; shared: one for "
-        "both, whose weights are there once, but which takes far longer to build: at 24 layers TensorRT 8.6 had not "
-        f"finished after 19 minutes (default: {DEFAULT_LAYOUT})",
+        help="separate: an engine for prefill and one for decode, whose weights are on the GPU twice; segmented: the "
+        "same in engines of a few layers each, which are built side by side and far sooner on TensorRT 8.6; shared: "
+        "one for both, whose weights are there once, and which takes longest to build (default: segmented before "
+        "TensorRT 9 where the model has more layers than a segment, else separate)",
     )
 
 
@@ -68,15 +68,14 @@ def add_all(p: argparse.ArgumentParser) -> None:
         "--graphs",
         nargs="+",
         metavar="GRAPH",
-        help=f"build some anew and keep the others: {', '.join(LAYOUTS[DEFAULT_LAYOUT])}, or language_model where that "
-        f"is shared (default: all)",
+        help=f"build some anew and keep the others: {', '.join(plan_names(SEPARATE))}; language_model where that is "
+        f"shared; prefill.0, decode.0 and so on where it is segmented (default: all)",
     )
     p.add_argument(
         "--jobs",
         type=int,
-        default=1,
         help="graphs built at the same time; kernels are then timed on a GPU that others use, and the choice among "
-        "them may be worse (default: 1)",
+        "them may be worse (default: 1; with segments as many as cores and memory allow)",
     )
     p.add_argument(
         "--islands",

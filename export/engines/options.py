@@ -8,13 +8,12 @@ from pathlib import Path
 
 from export.engines.islands import ISLANDS
 from export.engines.profiles import Limits
-from runtime.engines.record import LAYOUTS, SEPARATE
+from runtime.engines.record import LAYOUTS, SEGMENTED, SEPARATE, SHARED
 from runtime.errors import SceneError
 
 OPT_LEVELS = range(6)
-MAX_JOBS = 8
+MAX_JOBS = 32
 DEFAULT_OPT_LEVEL = 3
-DEFAULT_LAYOUT = SEPARATE  # at 24 layers the shared graph was not built in 19 minutes (docs/LOG.md)
 RESERVE, RESERVED_SHARE = 1 << 30, 0.05  # device memory left to CUDA itself and to other programs
 SMALLEST_WORKSPACE = 64 << 20
 
@@ -24,7 +23,7 @@ class BuildOptions:
     """Options of `python -m export.build`."""
 
     limits: Limits = field(default_factory=Limits)
-    language_model: str = DEFAULT_LAYOUT
+    language_model: str | None = None  # one of LAYOUTS; None: what suits the bundle and TensorRT
     graphs: tuple[str, ...] | None = None  # plans to build anew; None: all
     opt_level: int = DEFAULT_OPT_LEVEL
     workspace: float | None = None  # GB; None: what is free, less a reserve
@@ -32,15 +31,10 @@ class BuildOptions:
     version_compatible: bool = False
     hardware_compatible: bool = False
     device: int = 0
-    jobs: int = 1
+    jobs: int | None = None  # builds at a time; None: as many as there is room for where there are segments, else 1
     islands: tuple[str, ...] | None = None  # of the language model; None: the defaults of each graph
     direct_io: bool = False
     plugins: bool = False  # decode in one kernel of our library
-
-    @property
-    def plans(self) -> tuple[str, ...]:
-        """All plans of the engines."""
-        return LAYOUTS[self.language_model]
 
     def check(self) -> None:
         """Raise SceneError for what no build can do."""
@@ -48,15 +42,10 @@ class BuildOptions:
             raise SceneError(f"--opt_level is {self.opt_level}, but 0 to {OPT_LEVELS[-1]} were expected.")
         if self.workspace is not None and not 0 < self.workspace < 1e6:
             raise SceneError(f"--workspace is {self.workspace:g}, but a size in GB above 0 was expected.")
-        if not 1 <= self.jobs <= MAX_JOBS:
+        if self.jobs is not None and not 1 <= self.jobs <= MAX_JOBS:
             raise SceneError(f"--jobs is {self.jobs}, but 1 to {MAX_JOBS} were expected.")
-        if self.language_model not in LAYOUTS:
+        if self.language_model is not None and self.language_model not in LAYOUTS:
             raise SceneError(f"--language_model is {self.language_model!r}, but {' or '.join(LAYOUTS)} was expected.")
-        if unknown := sorted(set(self.graphs or ()) - set(self.plans)):
-            raise SceneError(
-                f"--graphs names {unknown[0]!r}, but with --language_model {self.language_model} there are "
-                f"{', '.join(self.plans)}."
-            )
         if unknown := sorted(set(self.islands or ()) - set(ISLANDS)):
             raise SceneError(f"--islands names {unknown[0]!r}, but there are {', '.join(ISLANDS)}.")
         if self.plugins:
@@ -64,8 +53,10 @@ class BuildOptions:
 
     def _check_plugins(self) -> None:
         """The kernel decodes one sequence, on the GPUs it was compiled for."""
-        if self.language_model != SEPARATE:
-            raise SceneError(f"--plugins replaces the decode engine: it goes with --language_model {SEPARATE}.")
+        if self.language_model == SHARED:
+            raise SceneError(
+                f"--plugins replaces the decode engine: it goes with --language_model {SEPARATE} or {SEGMENTED}."
+            )
         if self.limits.max_batch != 1:
             raise SceneError(f"--plugins decodes one scene at a time, but --max_batch is {self.limits.max_batch}.")
         if self.hardware_compatible:

@@ -15,6 +15,7 @@ from export.engines.options import BuildOptions
 from export.engines.plugins import check_plugins, find_plugins
 from export.engines.profiles import Profiles, plan_profiles
 from export.engines.progress import Bars
+from export.engines.settle import settle, settled_plans
 from export.engines.timing import TimingFile, default_file
 from export.replacing import replacing
 from plugins.library import Library
@@ -22,7 +23,7 @@ from runtime.bundle import Bundle
 from runtime.engines.contract import check_dialect
 from runtime.engines.cuda.gpu import Gpu, read_gpu
 from runtime.engines.plans import PLUGIN, source_of
-from runtime.engines.record import SCHEMA, EngineRecord, engine_folder
+from runtime.engines.record import SCHEMA, EngineRecord, engine_folder, whole_of
 from runtime.errors import BundleError, EngineError
 from runtime.manifest import Manifest
 
@@ -76,20 +77,22 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     _check_bundle(bundle, options)
     profiles = plan_profiles(bundle.manifest, options.limits)
     tools = open_toolchain(options.device, bundle.manifest.precision)
+    options = settle(options, bundle.manifest, strongly_typed=tools.strongly_typed)
+    names = settled_plans(options, bundle.manifest)
     library = find_plugins(bundle.manifest, tools.tensorrt, tools.gpu) if options.plugins else None
     folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
     cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
     TimingFile(cache).read()  # refused here once rather than by every child
     blank = blank_record(bundle.manifest, options, tools)
-    digests = graph_digests(bundle.manifest, options.plans, plugins=options.plugins)
+    digests = graph_digests(bundle.manifest, names, plugins=options.plugins)
     kept = kept_plans(folder, blank, digests, options.graphs)
     with replacing(folder, EngineError, "let the bundle's folder be written") as partial:
         task = Task(bundle, partial, folder.name, profiles, options, cache.absolute(), library)
-        jobs = [task.job(graph, digests[graph]) for graph in options.plans if graph not in kept]
-        outcomes = _run(jobs, options.jobs, silent)
+        jobs = [task.job(graph, digests[graph]) for graph in names if graph not in kept]
+        outcomes = _run(jobs, options.jobs or 1, silent)
         made = {graph: outcome.record for graph, outcome in outcomes.items() if outcome.record is not None}
         plans = kept | made
-        record = replace(blank, plans={graph: plans[graph] for graph in options.plans})
+        record = replace(blank, plans={graph: plans[graph] for graph in names})
         for graph in kept:
             copy_plan(folder, partial, graph)
         record.write(partial)
@@ -109,7 +112,7 @@ def _check_bundle(bundle: Bundle, options: BuildOptions) -> None:
     check_dialect(bundle, "tensorrt")
     if options.plugins:
         check_plugins(bundle.manifest)
-    sources = [source_of(plan, plugins=options.plugins) for plan in options.plans]
+    sources = [source_of(plan, plugins=options.plugins) for plan in settled_plans(options, bundle.manifest)]
     if missing := [source for source in sources if source not in bundle.manifest.graphs]:
         again = f"python export_model.py --model {bundle.manifest.model} --output {bundle.folder}"
         raise BundleError(
@@ -134,7 +137,8 @@ class Task:
         options = self.options
         source = source_of(graph, plugins=options.plugins)
         library = self.library if source == PLUGIN else None  # its kernel decides about types itself
-        islands = DEFAULTS[graph] if graph == "encoder" or options.islands is None else options.islands
+        whole = whole_of(graph)
+        islands = DEFAULTS[whole] if graph == "encoder" or options.islands is None else options.islands
         return Job(
             graph=graph,
             key=self.key,
@@ -143,10 +147,10 @@ class Task:
             weights_sha256=digests[1],
             folder=str(self.folder),
             precision=self.bundle.manifest.precision,
-            profiles=self.profiles[graph],
+            profiles=self.profiles[whole],
             opt_level=options.opt_level,
             workspace=None if options.workspace is None else int(options.workspace * GIGABYTE),
-            sharing=options.jobs,
+            sharing=options.jobs or 1,
             device=options.device,
             timing_cache=str(self.timing_cache),
             islands=islands if library is None else (),

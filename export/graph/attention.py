@@ -30,6 +30,7 @@ class Tables:
 class Shapes:
     """Shape vectors that all layers share."""
 
+    batch_and_rows: str  # [B, S]
     heads: str  # [B, S, H+2K, D]
     grouped: str  # [B, S, K, G, D], G = H/K query heads share a key head
     flat_queries: str  # [B, K, -1, D]
@@ -39,16 +40,17 @@ class Shapes:
     rows: str  # [-1, H*D]
 
 
-def shapes(g: GraphBuilder, input_ids: str, spec: LanguageModelSpec) -> Shapes:
-    """Build the shape vectors from `input_ids` [B, S]."""
-    batch_and_rows = g.op("Shape", input_ids)
-    batch, count = g.dim(input_ids, 0), g.dim(input_ids, 1)
+def shapes(g: GraphBuilder, start: str, spec: LanguageModelSpec, *, flat: bool = True) -> Shapes:
+    """Build the shape vectors from token ids [B, S], or, where not `flat`, from hidden rows [B, S, C]."""
+    batch, count = g.dim(start, 0), g.dim(start, 1)
+    batch_and_rows = g.op("Shape", start) if flat else g.op("Concat", batch, count, axis=0)
     kv, group, width = spec.kv_heads, spec.heads // spec.kv_heads, spec.head_dim
 
     def after(head: str, *rest: int, tail: str | None = None) -> str:
         return g.op("Concat", head, g.constant(list(rest)), *([] if tail is None else [tail]), axis=0)
 
     return Shapes(
+        batch_and_rows=batch_and_rows,
         heads=after(batch_and_rows, spec.heads + 2 * kv, width),
         grouped=after(batch_and_rows, kv, group, width),
         flat_queries=after(batch, kv, -1, width),

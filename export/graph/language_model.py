@@ -9,6 +9,7 @@ import onnx
 from export.graph import attention as at
 from export.graph.builder import BOOL, FLOAT, INT32, PRECISIONS, GraphBuilder
 from export.graph.layers import Norm, linear, rms_norm, swiglu
+from export.graph.segments import Segment, whole
 from export.graph.weights import WeightFile
 from runtime.manifest import LanguageModelSpec
 
@@ -16,14 +17,22 @@ Attend = Callable[[int, str, str, str], str]  # layer, queries [B,K,G*S,D], key 
 
 
 def prefill_graph(
-    spec: LanguageModelSpec, weights: WeightFile, precision: str, prefill_attention: str, norm: Norm = rms_norm
+    spec: LanguageModelSpec,
+    weights: WeightFile,
+    precision: str,
+    prefill_attention: str,
+    norm: Norm = rms_norm,
+    segment: Segment | None = None,
 ) -> onnx.ModelProto:
-    """Prompt in, logits of each sequence's last valid position and all cache rows out (design section 3)."""
-    g, dtype = GraphBuilder("prefill", weights), PRECISIONS[precision]
-    ids, lengths, embeds, table = _prompt(g, spec, dtype, "S")
-    shape = at.shapes(g, ids, spec)
+    """Prompt in, logits of each sequence's last valid position and all cache rows out (design section 3).
+
+    A segment but the first takes the residual stream instead of ids and embeddings, but the last gives it on.
+    """
+    g, dtype, part = GraphBuilder("prefill", weights), PRECISIONS[precision], segment or whole(spec.layers)
+    start, lengths, embeds, table = _prompt(g, spec, dtype, "S", part)
+    shape = at.shapes(g, start, spec, flat=part.begins)
     # Fresh rows are all finite, so here adding is as safe as choosing; ONNX Runtime does it four times as fast.
-    bias = at.mask_out(g, _prefill_mask(g, ids, lengths, prefill_attention), g.constant(0.0, "float32"))
+    bias = at.mask_out(g, _prefill_mask(g, start, lengths, prefill_attention), g.constant(0.0, "float32"))
 
     def attend(layer: int, queries: str, keys: str, values: str) -> str:
         by_group = g.op("Reshape", at.scores(g, queries, keys, spec, dtype), shape.group_scores)
@@ -31,27 +40,40 @@ def prefill_graph(
         return at.weigh(g, g.op("Reshape", chances, shape.flat_scores), values, dtype)
 
     rows = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
-    hidden = _body(g, rows, spec, shape, table, dtype, attend, "S", norm)
-    last = g.op("Gather", hidden, _last_rows(g, ids, lengths))
-    _head(g, last, spec, dtype, None, ["B", spec.vocab_size], norm)
+    hidden = _body(g, rows, spec, part, shape, table, dtype, attend, "S", norm)
+    if part.ends:
+        last = g.op("Gather", hidden, _last_rows(g, start, lengths))
+        _head(g, last, spec, dtype, None, ["B", spec.vocab_size], norm)
+    else:
+        _hand_on(g, hidden, spec, dtype, shape, part, "S")
     return g.build()
 
 
 def decode_graph(
-    spec: LanguageModelSpec, weights: WeightFile, precision: str, norm: Norm = rms_norm
+    spec: LanguageModelSpec,
+    weights: WeightFile,
+    precision: str,
+    norm: Norm = rms_norm,
+    segment: Segment | None = None,
 ) -> onnx.ModelProto:
-    """T new tokens against a cache prefix: logits of each and their cache rows (design section 3)."""
-    g, dtype = GraphBuilder("decode", weights), PRECISIONS[precision]
-    ids = g.input("input_ids", INT32, ["B", "T"])
+    """T new tokens against a cache prefix: logits of each and their cache rows (design section 3).
+
+    A segment but the first takes the residual stream instead of ids, but the last gives it on.
+    """
+    g, dtype, part = GraphBuilder("decode", weights), PRECISIONS[precision], segment or whole(spec.layers)
+    start = g.input("input_ids", INT32, ["B", "T"]) if part.begins else _hidden_input(g, spec, dtype, part, "T")
     cos, sin = (g.input(name, FLOAT, ["B", "T", spec.head_dim]) for name in ("cos", "sin"))
-    past_length = _past(g, spec, dtype)
+    past_length = _past(g, spec, dtype, part)
     table = at.tables(g, cos, sin, spec.head_dim)
-    embeds = g.op("Gather", g.weight("model.embed_tokens.weight"), ids)
-    shape = at.shapes(g, ids, spec)
-    attend = _attend_past(g, spec, dtype, past_length, _new_mask(g, ids, spec))
+    embeds = g.op("Gather", g.weight("model.embed_tokens.weight"), start) if part.begins else start
+    shape = at.shapes(g, start, spec, flat=part.begins)
+    attend = _attend_past(g, spec, dtype, part, past_length, _new_mask(g, start, spec))
     flat = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
-    hidden = _body(g, flat, spec, shape, table, dtype, attend, "T", norm)
-    _head(g, hidden, spec, dtype, g.op("Shape", ids), ["B", "T", spec.vocab_size], norm)
+    hidden = _body(g, flat, spec, part, shape, table, dtype, attend, "T", norm)
+    if part.ends:
+        _head(g, hidden, spec, dtype, shape.batch_and_rows, ["B", "T", spec.vocab_size], norm)
+    else:
+        _hand_on(g, hidden, spec, dtype, shape, part, "T")
     return g.build()
 
 
@@ -65,48 +87,72 @@ def shared_graph(
     Where prefill attends in full, a single token still sees itself and the past, as in decode.
     """
     g, dtype = GraphBuilder("language_model", weights), PRECISIONS[precision]
-    ids, lengths, embeds, table = _prompt(g, spec, dtype, "T")
-    past_length, shape = _past(g, spec, dtype), at.shapes(g, ids, spec)
+    part = whole(spec.layers)
+    ids, lengths, embeds, table = _prompt(g, spec, dtype, "T", part)
+    past_length, shape = _past(g, spec, dtype, part), at.shapes(g, ids, spec)
     if prefill_attention == "causal":
         new_valid = _new_mask(g, ids, spec)
     else:  # [B, 1, 1, T]
         new_valid = g.op("Less", _range(g, g.dim(ids, 1)), g.op("Unsqueeze", lengths, g.constant([1, 2, 3])))
-    attend = _attend_past(g, spec, dtype, past_length, new_valid)
+    attend = _attend_past(g, spec, dtype, part, past_length, new_valid)
     rows = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
-    hidden = _body(g, rows, spec, shape, table, dtype, attend, "T", norm)
+    hidden = _body(g, rows, spec, part, shape, table, dtype, attend, "T", norm)
     last = g.op("Gather", hidden, _last_rows(g, ids, lengths))
     _head(g, last, spec, dtype, None, ["B", spec.vocab_size], norm)
     return g.build()
 
 
-def _prompt(g: GraphBuilder, spec: LanguageModelSpec, dtype: int, rows: str) -> tuple[str, str, str, at.Tables]:
+def _prompt(
+    g: GraphBuilder, spec: LanguageModelSpec, dtype: int, rows: str, part: Segment
+) -> tuple[str, str, str, at.Tables]:
     """Inputs with point tokens among them: ids [B, rows], lengths [B], embeddings [B, rows, C], and the tables.
 
-    A point token has its embedding from `point_embeds` and its angles from the 3D tables.
+    A point token has its embedding from `point_embeds` and its angles from the 3D tables. In a later segment the
+    residual stream stands for both ids and embeddings.
     """
-    ids = g.input("input_ids", INT32, ["B", rows])
-    points = g.input("point_embeds", dtype, ["B", rows, spec.hidden_size])
+    if part.begins:
+        ids = g.input("input_ids", INT32, ["B", rows])
+        points = g.input("point_embeds", dtype, ["B", rows, spec.hidden_size])
+    else:
+        hidden = _hidden_input(g, spec, dtype, part, rows)
     mask = g.op("Unsqueeze", g.input("point_mask", BOOL, ["B", rows]), g.constant([2]))
     names = ("cos_3d", "sin_3d", "cos_1d", "sin_1d")
     cos_3d, sin_3d, cos_1d, sin_1d = (g.input(name, FLOAT, ["B", rows, spec.head_dim]) for name in names)
     lengths = g.input("lengths", INT32, ["B"])
     table = at.tables(g, g.op("Where", mask, cos_3d, cos_1d), g.op("Where", mask, sin_3d, sin_1d), spec.head_dim)
+    if not part.begins:
+        return hidden, lengths, hidden, table
     embeds = g.op("Where", mask, points, g.op("Gather", g.weight("model.embed_tokens.weight"), ids))
     return ids, lengths, embeds, table
 
 
-def _past(g: GraphBuilder, spec: LanguageModelSpec, dtype: int) -> str:
+def _hidden_input(g: GraphBuilder, spec: LanguageModelSpec, dtype: int, part: Segment, rows: str) -> str:
+    return g.input(part.before, dtype, ["B", rows, spec.hidden_size])
+
+
+def _hand_on(
+    g: GraphBuilder, x: str, spec: LanguageModelSpec, dtype: int, shape: at.Shapes, part: Segment, rows: str
+) -> None:
+    """The residual stream as an output, hidden rows [R, C] as [B, rows, C]."""
+    target = g.op("Concat", shape.batch_and_rows, g.constant([spec.hidden_size]), axis=0)
+    g.op("Reshape", x, target, name=part.after)
+    g.output(part.after, dtype, ["B", rows, spec.hidden_size])
+
+
+def _past(g: GraphBuilder, spec: LanguageModelSpec, dtype: int, part: Segment) -> str:
     """Declare a cache prefix, a tensor for each layer; returns `past_length` [B], its valid rows."""
     past_length = g.input("past_length", INT32, ["B"])
     for kind in ("key", "value"):
-        for layer in range(spec.layers):
+        for layer in part.range:
             g.input(f"past_{kind}.{layer}", dtype, ["M", "B", spec.kv_heads, spec.head_dim])
     return past_length
 
 
-def _attend_past(g: GraphBuilder, spec: LanguageModelSpec, dtype: int, past_length: str, new_valid: str) -> Attend:
+def _attend_past(
+    g: GraphBuilder, spec: LanguageModelSpec, dtype: int, part: Segment, past_length: str, new_valid: str
+) -> Attend:
     """Attention over a cache prefix and the new rows: two products, one softmax; the cache is never joined."""
-    rows = g.dim("past_key.0", 0)
+    rows = g.dim(f"past_key.{part.first}", 0)
     past_valid = _past_mask(g, rows, past_length)
 
     def attend(layer: int, queries: str, keys: str, values: str) -> str:
@@ -124,6 +170,7 @@ def _body(
     g: GraphBuilder,
     x: str,
     spec: LanguageModelSpec,
+    part: Segment,
     shape: at.Shapes,
     table: at.Tables,
     dtype: int,
@@ -131,8 +178,8 @@ def _body(
     rows: str,
     norm: Norm,
 ) -> str:
-    """All layers over hidden rows [R, C]; declares the cache rows as outputs."""
-    for layer in range(spec.layers):
+    """The segment's layers over hidden rows [R, C]; declares the cache rows as outputs."""
+    for layer in part.range:
         name = f"model.layers.{layer}"
         with g.scope(name):
             normed = norm(g, x, f"{name}.input_layernorm.weight", spec.rms_norm_eps, dtype)
@@ -144,7 +191,7 @@ def _body(
             normed = norm(g, x, f"{name}.post_attention_layernorm.weight", spec.rms_norm_eps, dtype)
             x = g.op("Add", x, swiglu(g, normed, f"{name}.mlp", spec.intermediate_size, spec.mlp_bias))
     for kind in ("key", "value"):
-        for layer in range(spec.layers):
+        for layer in part.range:
             g.output(f"{kind}.{layer}", dtype, [rows, "B", spec.kv_heads, spec.head_dim])
     return x
 

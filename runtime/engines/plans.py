@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -10,8 +11,18 @@ from typing import TYPE_CHECKING
 
 from plugins.library import LibraryError, open_library
 from runtime.bundle import Bundle, file_digest
-from runtime.engines.record import ENGINES, FILE_NAME, LAYOUTS, EngineRecord, PlanRecord, engine_folder, rebuild
+from runtime.engines.record import (
+    ENGINES,
+    FILE_NAME,
+    EngineRecord,
+    PlanRecord,
+    engine_folder,
+    plan_names,
+    rebuild,
+    whole_of,
+)
 from runtime.errors import EngineError
+from runtime.manifest import Manifest
 
 if TYPE_CHECKING:  # its module needs the CUDA bindings, this one does not
     from runtime.engines.cuda.gpu import Gpu
@@ -27,7 +38,20 @@ PLUGIN = "decode.plugin"  # the graph of a decode plan that needs our plugin lib
 
 def source_of(plan: str, *, plugins: bool) -> str:
     """The graph of the manifest that a plan is built from."""
+    graph, _, number = plan.partition(".")
+    if number:
+        return segment_name(graph, int(number))
     return PLUGIN if plugins and plan == "decode" else SOURCES[plan]
+
+
+def segment_name(graph: str, number: int) -> str:
+    """The manifest's graph of a segment of prefill or decode."""
+    return f"{graph}.segment.{number}"
+
+
+def count_segments(manifest: Manifest) -> int:
+    """How many segments the bundle has graphs of; 0: it has none."""
+    return next(number for number in itertools.count() if segment_name("decode", number) not in manifest.graphs)
 
 
 PROFILES = {
@@ -35,7 +59,7 @@ PROFILES = {
     "language_model": ["prefill", "decode"],
     "prefill": ["prefill"],
     "decode": ["decode"],
-}  # of each plan, in order
+}  # of each plan and its segments, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +85,7 @@ class Plans:
 
     def match(self, graph: str, shapes: Mapping[str, tuple[int, ...]], profiles: int) -> None:
         """Raise EngineError unless the record is of the very plan that has these inputs and so many profiles."""
-        plan, expected = self.record.plans[graph], PROFILES[graph]
+        plan, expected = self.record.plans[graph], PROFILES[whole_of(graph)]
         if list(plan.profiles) != expected or profiles != len(expected):
             what = f"profiles ({', '.join(plan.profiles)}) are not {' and '.join(expected)}"
         elif wrong := sorted(name for name in shapes.keys() | plan.inputs.keys() if not _same(plan, name, shapes)):
@@ -117,7 +141,8 @@ def misfit(record: EngineRecord, bundle: Bundle, gpu: Gpu, tensorrt: str) -> str
         return f"built for compute capability {record.compute_capability}, but this GPU has {gpu.compute_capability}"
     if record.precision != bundle.manifest.precision:
         return f"built in {record.precision}, but the bundle is in {bundle.manifest.precision}"
-    for graph in LAYOUTS[record.language_model]:
+    plans = plan_names(record.language_model, count_segments(bundle.manifest), plugins="decode" in record.plans)
+    for graph in plans:
         if graph not in record.plans:
             return f"the plan of {graph} is missing"
         if _stale(record.plans[graph], bundle, graph):

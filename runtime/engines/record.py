@@ -18,9 +18,29 @@ from runtime.records import from_json
 SCHEMA = 1
 FILE_NAME = "engine.json"
 ENGINES = "engines"  # folder of a bundle
-# The language model compiled once with a profile for prefill and one for decode, or once for each.
-SHARED, SEPARATE = "shared", "separate"
-LAYOUTS = {SHARED: ("encoder", "language_model"), SEPARATE: ("encoder", "prefill", "decode")}  # plans of each
+# The language model compiled once with a profile for prefill and one for decode, once for each, or in segments of a
+# few layers for each.
+SHARED, SEPARATE, SEGMENTED = LAYOUTS = ("shared", "separate", "segmented")
+
+
+def plan_names(layout: str, segments: int = 0, *, plugins: bool = False) -> tuple[str, ...]:
+    """The plans of a layout. A decode engine with our plugin is never in segments."""
+    if layout == SHARED:
+        return "encoder", "language_model"
+    if layout == SEPARATE:
+        return "encoder", "prefill", "decode"
+    decode = ("decode",) if plugins else segments_of("decode", segments)
+    return "encoder", *segments_of("prefill", segments), *decode
+
+
+def segments_of(graph: str, count: int) -> tuple[str, ...]:
+    """Plans of the segments of a graph."""
+    return tuple(f"{graph}.{number}" for number in range(count))
+
+
+def whole_of(plan: str) -> str:
+    """The graph that a plan is, or is a segment of."""
+    return plan.partition(".")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,12 +80,19 @@ class EngineRecord:
     opt_level: int  # of the last build; plans that were kept may have had another
     version_compatible: bool
     hardware_compatible: bool
-    plans: dict[str, PlanRecord]  # those of one of LAYOUTS
+    plans: dict[str, PlanRecord]  # those of `plan_names`
 
     @property
     def language_model(self) -> str:
-        """How the language model is compiled: shared or separate."""
-        return SHARED if "language_model" in self.plans else SEPARATE
+        """How the language model is compiled, one of LAYOUTS."""
+        if "language_model" in self.plans:
+            return SHARED
+        return SEGMENTED if "prefill.0" in self.plans else SEPARATE
+
+    def plans_of(self, graph: str) -> list[str]:
+        """The plans that make encoder, prefill or decode up, in order."""
+        found = [plan for plan in self.plans if whole_of(plan) == graph]
+        return found or ["language_model"]
 
     @classmethod
     def read(cls, folder: Path) -> EngineRecord:

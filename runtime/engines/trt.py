@@ -19,7 +19,8 @@ from runtime.engines.cuda.memory import CudaMemory
 from runtime.engines.cuda.steps import CudaSteps
 from runtime.engines.plans import Plans, find_plans
 from runtime.engines.record import rebuild
-from runtime.engines.trt_engine import VIEWS, TrtEngine, input_shapes
+from runtime.engines.trt_engine import TrtEngine, input_shapes, view_of
+from runtime.engines.trt_segments import SegmentedEngine
 from runtime.errors import EngineError
 
 
@@ -65,18 +66,22 @@ class TrtBackend(CudaMemory):
         self.messages = compat.Messages()
         self._runtime = trt.Runtime(self.messages)
         self._verify = verify
-        self._engines: list[TrtEngine] = []
+        self._engines: list[TrtEngine | SegmentedEngine] = []
         self._plans: dict[str, Any] = {}  # by digest
 
     def load(self, bundle: Bundle, graph: str) -> Engine:
         """Deserialize a plan and, for decode, try one step. Raises EngineError with what to do."""
         plans = find_plans(bundle, self.gpu, compat.version())
-        view = VIEWS[plans.record.language_model][graph]
-        loaded = TrtEngine(graph, view, self._plan(plans, view.plan), plans.record.plans[view.plan], self)
+        parts = [self._part(graph, plan, plans) for plan in plans.record.plans_of(graph)]
+        loaded = parts[0] if len(parts) == 1 else SegmentedEngine(graph, parts, self)
         self._engines.append(loaded)
         if graph == "decode":
             self._try(loaded, plans)
         return loaded
+
+    def _part(self, graph: str, plan: str, plans: Plans) -> TrtEngine:
+        view = view_of(plans.record.language_model, graph, plan)
+        return TrtEngine(graph, view, self._plan(plans, plan), plans.record.plans[plan], self)
 
     def _plan(self, plans: Plans, name: str) -> Any:
         """A deserialized plan, one for all its views. Raises EngineError."""
@@ -123,7 +128,7 @@ class TrtBackend(CudaMemory):
         self.steps.close()
         del self.scratch, self._runtime
 
-    def _try(self, engine: TrtEngine, plans: Plans) -> None:
+    def _try(self, engine: TrtEngine | SegmentedEngine, plans: Plans) -> None:
         try:
             engine.try_once()
         except OutOfDeviceMemory:  # says what to do itself: building the same again would not help

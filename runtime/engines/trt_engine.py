@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from runtime.bundle import PAST
 from runtime.engines import trt_compat as compat
 from runtime.engines.contract import Tensor, TensorSpec, check_feeds
 from runtime.engines.cuda.memory import DeviceTensor, on_device
-from runtime.engines.record import SEPARATE, SHARED, PlanRecord
+from runtime.engines.record import SEGMENTED, SEPARATE, SHARED, PlanRecord
 from runtime.errors import EngineError
 
 if TYPE_CHECKING:  # the back end makes these engines
@@ -59,6 +59,13 @@ VIEWS: dict[str, dict[str, View]] = {
 }  # by layout of the engines, then by graph
 
 
+def view_of(layout: str, graph: str, plan: str) -> View:
+    """What an engine shows of one of its plans."""
+    if layout == SEGMENTED:  # as the separate plans, of fewer layers each
+        return replace(VIEWS[SEPARATE][graph], plan=plan)
+    return VIEWS[layout][graph]
+
+
 def input_shapes(engine: Any) -> dict[str, Shape]:
     """Inputs of a plan by name, -1 where the size is dynamic."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
@@ -83,6 +90,11 @@ class TrtEngine:
         self.outputs = {name: self._spec(name, name) for name in names if name not in self._plan_inputs}
         self.limits = self._limits(fed)
 
+    @property
+    def smallest(self) -> dict[str, Shape]:
+        """The smallest shape of each input."""
+        return {self._feed(name): low for name, (low, _) in self._ranges.items()}
+
     def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         given = dict(outputs or {})
         check_feeds(self, feeds, given)
@@ -103,8 +115,7 @@ class TrtEngine:
 
     def try_once(self) -> None:
         """Run on zeros of the smallest shapes, so that a kernel missing on this GPU shows now. Raises EngineError."""
-        smallest = {self._feed(name): low for name, (low, _) in self._ranges.items()}
-        self.run({name: self._backend.zeros(smallest[name], spec.dtype) for name, spec in self.inputs.items()})
+        self.run({name: self._backend.zeros(self.smallest[name], spec.dtype) for name, spec in self.inputs.items()})
         self._backend.synchronize()
 
     def close(self) -> None:

@@ -148,7 +148,7 @@ def test_bundles_without_graphs_for_tensorrt(
         (["--device", "gpu0"], {}, "--device is 'gpu0', but cuda:0, cuda:1 or so on was expected."),
         (["--opt_level", 6], {}, "--opt_level is 6, but 0 to 5 were expected."),
         (["--workspace", "nan"], {}, "--workspace is nan, but a size in GB above 0 was expected."),
-        (["--jobs", 0], {}, "--jobs is 0, but 1 to 8 were expected."),
+        (["--jobs", 0], {}, "--jobs is 0, but 1 to 32 were expected."),
         (
             ["--graphs", "decoder"],
             {},

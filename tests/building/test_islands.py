@@ -11,7 +11,7 @@ import pytest
 
 from export.engines.islands import DEFAULTS, ISLANDS, PRODUCT, pin_islands
 from runtime.engines.plans import SOURCES
-from runtime.engines.record import LAYOUTS, SHARED
+from runtime.engines.record import SHARED, plan_names
 from tests.building.conftest import VERSIONS, Bench
 
 FLOAT, HALF, INT32, BOOL = (SimpleNamespace(name=name) for name in ("FLOAT", "HALF", "INT32", "BOOL"))
@@ -120,7 +120,7 @@ def test_the_defaults(bench: Bench) -> None:
     assert DEFAULTS["prefill"] == DEFAULTS["decode"] == DEFAULTS["language_model"]
     assert all(set(islands) <= set(ISLANDS) for islands in DEFAULTS.values())
     bench.facts()
-    encoder, language_model = (bench.plan_facts(graph) for graph in LAYOUTS[SHARED])
+    encoder, language_model = (bench.plan_facts(graph) for graph in plan_names(SHARED))
     assert (encoder["flags"], encoder["pinned"]) == ([], 0), "its body is float32"
     assert sorted(language_model["flags"]) == ["FP16", "PREFER_PRECISION_CONSTRAINTS"]
     assert language_model["pinned"] == 5 * len(NORM_NODES)
@@ -138,6 +138,6 @@ def test_the_real_graph(bench: Bench) -> None:
 @pytest.mark.parametrize("version", VERSIONS[1:])
 def test_strong_types_need_no_pins(bench: Bench, version: str) -> None:
     bench.facts("--islands", "norm", "softmax", version=version)
-    for graph in LAYOUTS[SHARED]:
+    for graph in plan_names(SHARED):
         facts = bench.plan_facts(graph, version)
         assert (facts["flags"], facts["pinned"]) == ([], 0)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from runtime.engines.record import SEPARATE, SHARED
+from export.graph.segments import SEGMENT_LAYERS
+from runtime.engines.record import SEGMENTED, SHARED
 from runtime.pipeline import Pipeline
 from runtime.points import PointCloud
 from runtime.scene import Request, Result
@@ -48,7 +49,7 @@ class Place:
 
 
 MODEL = "language_model"  # the plan of prefill and decode where it is shared, as faults name it
-MODES = ["3d", "3d separate", "text", "text separate"]  # the first two shared, the others not
+MODES = ["3d", "3d separate", "3d segmented", "text", "text separate"]  # shared where nothing is said
 Make = Callable[..., Place]
 Built = dict[tuple[str, str], Path]
 Start = Callable[..., FakeGpu]
@@ -58,9 +59,11 @@ def open_place(start: Start, built: Built, exported: Export, folder: Path, versi
     """Start the fake and build into `folder`, unless there are such engines already."""
     gpu = start(version, XDG_CACHE_HOME=str(folder / "cache"))
     if (version, mode) not in built:
-        bundle = exported("qwen", "3D_RoPE", "3D_only") if mode.startswith("3d") else exported("llama")
+        family = ("qwen", "3D_RoPE", "3D_only") if mode.startswith("3d") else ("llama",)
+        layout = mode.split()[-1] if " " in mode else SHARED
+        bundle = exported(*family, segment_layers=1 if layout == SEGMENTED else SEGMENT_LAYERS)
         target = shutil.copytree(bundle.bundle.folder, folder / "bundle")
-        build(target, "--language_model", SEPARATE if SEPARATE in mode else SHARED)
+        build(target, "--language_model", layout)
         built[version, mode] = target
     return Place(gpu, built[version, mode])
 

@@ -12,7 +12,7 @@ import pytest
 from runtime.bundle import Bundle
 from runtime.engines.cuda.gpu import Gpu
 from runtime.engines.plans import SOURCES, find_plans
-from runtime.engines.record import LAYOUTS, SHARED, EngineRecord, PlanRecord, engine_folder
+from runtime.engines.record import SHARED, EngineRecord, PlanRecord, engine_folder, plan_names
 from runtime.errors import EngineError
 
 HERE = Gpu(
@@ -34,7 +34,7 @@ class Shop:
         usual = engine_folder(self.bundle.folder, record.gpu, record.tensorrt, record.precision)
         folder = usual if name is None else usual.with_name(name)
         folder.mkdir(parents=True)
-        for graph in LAYOUTS[self.language_model]:
+        for graph in plan_names(self.language_model):
             (folder / f"{graph}.plan").write_bytes(content(graph))
         record.write(folder)
         return folder
@@ -44,7 +44,7 @@ class Shop:
             schema=1, created_by="tests", tensorrt=TENSORRT, cuda=gpu.cuda, driver=gpu.driver, gpu=gpu.name,
             compute_capability=gpu.compute_capability, precision="fp32", strongly_typed=True, opt_level=3,
             version_compatible=False, hardware_compatible=False,
-            plans={name: self.plan(name) for name in LAYOUTS[self.language_model]},
+            plans={name: self.plan(name) for name in plan_names(self.language_model)},
         )  # fmt: skip
 
     def plan(self, graph: str) -> PlanRecord:

@@ -11,7 +11,7 @@ import pytest
 
 from runtime.engines.cuda.gpu import Gpu
 from runtime.engines.plans import find_plans
-from runtime.engines.record import LAYOUTS, EngineRecord
+from runtime.engines.record import SEPARATE, SHARED, EngineRecord, plan_names
 from runtime.errors import EngineError
 from tests.engines.shop import HERE, TENSORRT, Shop, content, rebuild
 
@@ -67,13 +67,13 @@ def test_a_graph_without_plan_and_a_bundle_without_stacked_graphs(shop: Shop) ->
     assert f"{full.name}: the bundle was exported anew since language_model was built" in old.refusal()
 
 
-@pytest.mark.parametrize("language_model", LAYOUTS)
+@pytest.mark.parametrize("language_model", [SHARED, SEPARATE])
 def test_engines_of_either_layout_fit(shop: Shop, language_model: str) -> None:
     here = dataclasses.replace(shop, language_model=language_model)
     folder = here.build()
     found = find_plans(here.bundle, HERE, TENSORRT)
     assert (found.folder, found.record.language_model) == (folder, language_model)
-    assert list(found.record.plans) == list(LAYOUTS[language_model])
+    assert list(found.record.plans) == list(plan_names(language_model))
 
 
 def test_records_from_before_islands_were_in_them(shop: Shop) -> None:

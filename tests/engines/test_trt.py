@@ -44,7 +44,7 @@ def test_tokens_and_layout_are_those_of_onnx_runtime(place: Make, version: str, 
             assert all(len(result.tokens) == 65 for result in got)
 
 
-@pytest.mark.parametrize("mode", MODES[:2])
+@pytest.mark.parametrize("mode", MODES[:3])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_steps_are_captured_once_and_replayed(place: Make, version: str, mode: str) -> None:
     here = place(version, mode)
@@ -61,7 +61,7 @@ def test_steps_are_captured_once_and_replayed(place: Make, version: str, mode: s
         assert pipeline.engines.backend.steps.graphs.refused is None  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("mode", MODES[:2])
+@pytest.mark.parametrize("mode", MODES[:3])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_without_graphs_and_in_the_plain_loop_the_same_tokens(place: Make, version: str, mode: str) -> None:
     here = place(version, mode)

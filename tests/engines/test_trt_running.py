@@ -69,7 +69,7 @@ def together(actions: list[Callable[[], Any]]) -> list[Any]:
     return results
 
 
-@pytest.mark.parametrize("mode", MODES[:2])
+@pytest.mark.parametrize("mode", MODES[:3])
 @pytest.mark.parametrize("version", VERSIONS)
 def test_ten_times_load_run_and_close(place: Make, version: str, mode: str) -> None:
     here = place(version, mode)

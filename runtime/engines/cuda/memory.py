@@ -48,6 +48,12 @@ class DeviceTensor:
             shape = (max(0, stop - start), *self.shape[1:])
         return DeviceTensor(self.address + start * row, shape, self.dtype, self._owner)
 
+    def heads(self, first: int, count: int) -> DeviceTensor:
+        """Heads of the one row of cache rows [1, 1, heads, D], as [1, 1, count, D]."""
+        assert self.shape[:2] == (1, 1), f"heads of {self.shape} are no one piece"
+        start = self.address + first * self.shape[-1] * item_bytes(self.dtype)
+        return DeviceTensor(start, (1, 1, count, self.shape[-1]), self.dtype, self._owner)
+
 
 def on_device(tensor: Tensor) -> DeviceTensor:
     """The device tensor behind the contract."""
@@ -124,6 +130,15 @@ class CudaMemory:
         a, b = on_device(source), on_device(target)
         assert a.shape == b.shape and a.dtype == b.dtype, f"copy of {a.dtype}{a.shape} into {b.dtype}{b.shape}"
         call(cudart.cudaMemcpyAsync, b.address, a.address, a.bytes, ON_DEVICE, self.stream)
+
+    def copy_heads(self, source: Tensor, target: Tensor, first: int) -> None:
+        """target[:, :, first : first + source.shape[2]] = source, cache rows [T, B, heads, D] both."""
+        a, b = on_device(source), on_device(target)
+        assert a.shape[:2] == b.shape[:2] and a.dtype == b.dtype, f"heads of {a.dtype}{a.shape} for {b.dtype}{b.shape}"
+        width, pitch = (math.prod(tensor.shape[2:]) * item_bytes(tensor.dtype) for tensor in (a, b))
+        start = b.address + first * b.shape[-1] * item_bytes(b.dtype)
+        rows = math.prod(a.shape[:2])
+        call(cudart.cudaMemcpy2DAsync, start, pitch, a.address, width, width, rows, ON_DEVICE, self.stream)
 
     def synchronize(self) -> None:
         """Wait until all that was asked for is done; errors of the device show here."""

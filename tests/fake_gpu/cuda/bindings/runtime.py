@@ -248,6 +248,25 @@ def cudaMemcpyAsync(dst: Any, src: Any, count: int, kind: cudaMemcpyKind, stream
 
 
 @_counted()
+def cudaMemcpy2DAsync(
+    dst: Any, dpitch: int, src: Any, spitch: int, width: int, height: int, kind: cudaMemcpyKind, stream: Any
+) -> Any:
+    found = stream_of(stream)
+    if found is None:
+        return HANDLE
+    if kind != cudaMemcpyKind.cudaMemcpyDeviceToDevice or width > min(dpitch, spitch):
+        return BAD  # others are not needed
+    target, source = int(dst), int(src)
+    device.counts["DeviceToDevice"] += 1
+    if width * height:
+        spans = [
+            device.span(start, (height - 1) * pitch + width) for start, pitch in ((target, dpitch), (source, spitch))
+        ]
+        found.submit(lambda: [_move(target + r * dpitch, source + r * spitch, width, spans) for r in range(height)])
+    return OK
+
+
+@_counted()
 def cudaMemcpy(dst: Any, src: Any, count: int, kind: cudaMemcpyKind) -> Any:
     if fake_streams.unsafe_call() or fake_streams.default_stream_call():
         return cudaError_t.cudaErrorStreamCaptureImplicit
