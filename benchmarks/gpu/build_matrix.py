@@ -19,15 +19,17 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from benchmarks.gpu.matrix_build import Built, assemble, build, host_memory
+from benchmarks.gpu.matrix_build import Built, assemble, build
 from benchmarks.gpu.matrix_ways import DEFAULT, Cell, Way
 from benchmarks.gpu.report import Facts, Report, model_facts
 from benchmarks.machine import describe
 from export.engines.arguments import add_all, all_options
 from export.engines.plans import Task, open_toolchain
 from export.engines.profiles import plan_profiles
+from export.engines.settle import host_memory
 from runtime.bundle import Bundle
-from runtime.engines.record import LAYOUTS, engine_folder
+from runtime.engines.plans import count_segments
+from runtime.engines.record import engine_folder, plan_names
 
 PROCESS_BYTES = 9 << 30  # of host memory that one build takes: TensorRT's kernels and copies of the weights
 
@@ -62,7 +64,8 @@ class Matrix:
     def __init__(self, bundles: dict[bool, Bundle], args: argparse.Namespace, report: Report) -> None:
         self._bundles, self._args, self._report = bundles, args, report
         self._ways = [way for way in args.ways if way.types.scaled in bundles]
-        self._cells = list(dict.fromkeys(cell for way in self._ways for cell in way.cells))
+        self._segments = count_segments(bundles[False].manifest)
+        self._cells = list(dict.fromkeys(cell for way in self._ways for cell in way.cells(self._segments)))
         self._built: dict[Cell, Built] = {}
         self.ready: list[Path] = []
         self._end = time.monotonic() + args.total_limit
@@ -92,9 +95,10 @@ class Matrix:
         if self._report.part(cell.name, measured) is None:
             return
         for way in self._ways:
-            if cell in way.cells and all(each in self._built for each in way.cells):
-                found = {each.plan: self._built[each] for each in way.cells}
-                records = {plan: found[plan] for plan in LAYOUTS[way.layout]}
+            cells = way.cells(self._segments)
+            if cell in cells and all(each in self._built for each in cells):
+                found = {each.plan: self._built[each] for each in cells}
+                records = {plan: found[plan] for plan in plan_names(way.layout, self._segments)}
                 target = self._args.folder / way.name
                 assemble(target, self._bundles[way.types.scaled], records, self._options, self._tools)
                 self.ready.append(target)

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import dataclass, replace
 
 from export.engines.options import OPT_LEVELS, BuildOptions
-from runtime.engines.record import LAYOUTS
+from runtime.engines.record import LAYOUTS, plan_names, whole_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,8 @@ TYPES = {
 }
 # What must be finite first, then what may be fast to build, then what is there to compare with.
 DEFAULT = (
+    "segmented:held:3",
+    "segmented:scaled:3",
     "separate:held:3",
     "separate:scaled:3",
     "separate:whole:3",
@@ -97,8 +99,7 @@ class Way:
     def name(self) -> str:
         return f"{self.layout}-{self.kind}-{self.level}"
 
-    @property
-    def cells(self) -> tuple[Cell, ...]:
-        """The language model's come first; the encoder's body is float32 whatever the way, so all share its plan."""
-        plans = [Cell(plan, self.kind, self.level) for plan in LAYOUTS[self.layout] if plan != "encoder"]
-        return (*plans, Cell("encoder", "free", ENCODER_LEVEL))
+    def cells(self, segments: int) -> tuple[Cell, ...]:
+        """The encoder's body is float32 whatever the way, so all share its plan, which takes long and comes first."""
+        names = [plan for plan in plan_names(self.layout, segments) if whole_of(plan) != "encoder"]
+        return (Cell("encoder", "free", ENCODER_LEVEL), *(Cell(plan, self.kind, self.level) for plan in names))

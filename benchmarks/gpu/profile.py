@@ -44,7 +44,7 @@ def layer_times() -> Any:
 
 
 def profile(engine: Any, feeds: Mapping[str, Tensor], synchronize: Any, runs: int) -> tuple[dict[str, float], float]:
-    """Milliseconds of each layer per run, and of a whole run without a profiler. `engine` is a `TrtEngine`."""
+    """Milliseconds of each layer per run, and of a whole run without a profiler. `engine` is of TensorRT."""
     outputs = engine.run(feeds)
     synchronize()
     began = time.perf_counter()
@@ -66,7 +66,12 @@ def profile(engine: Any, feeds: Mapping[str, Tensor], synchronize: Any, runs: in
 
 def contexts(engine: Any) -> list[Any]:
     """Of the shapes just run: an engine that keeps a context for each set of shapes used the last one."""
-    return [context for context, _ in engine._contexts.values()][-1:]
+    return [[context for context, _ in part._contexts.values()][-1] for part in parts(engine)]
+
+
+def parts(engine: Any) -> list[Any]:
+    """The engines of single plans that an engine is made of."""
+    return list(getattr(engine, "parts", [engine]))
 
 
 def kind(name: str, types: Mapping[str, str]) -> str:
@@ -111,7 +116,8 @@ def measure(loaded: Loaded, graph: str, runs: int) -> Facts:
     else:
         feeds = upload(backend, engine, loaded.case.inputs(graph))
     times, whole = profile(engine, feeds, backend.synchronize, runs)
-    types = layer_types(loaded.bundle.folder.glob(f"engines/*/{engine.view.plan}.inspector.json"))
+    names = [f"engines/*/{part.view.plan}.inspector.json" for part in parts(engine)]
+    types = layer_types(path for name in names for path in loaded.bundle.folder.glob(name))
     return {"run_ms": round(whole, 4), **summary(times, types)}
 
 

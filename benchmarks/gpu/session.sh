@@ -34,16 +34,16 @@ SELF=$ROOT/benchmarks/gpu/session.sh
 WORK=${WORK:-/tmp/spatiallm-session}
 HOST_PYTHON=${HOST_PYTHON:-python3} TRT_PYTHON=${TRT_PYTHON:-python3} TRT_ENV=${TRT_ENV:-} HOST_PATH=${HOST_PATH:-} ORT_SITE=${ORT_SITE:-}
 GPU_A=${GPU_A:-0} GPU_B=${GPU_B:-${GPU_A:-0}}
-WAYS=${WAYS:-separate:held:3 separate:scaled:3 separate:whole:3 separate:held-half:3 separate:scaled-half:3 separate:held-half-io:3 separate:free:3 separate:held:1 separate:free:1 shared:held-half:3 shared:free:3 shared:held:1 shared:free:1}
-WAYS_LLAMA=${WAYS_LLAMA:-separate:scaled:3 separate:held:3 separate:whole:3 separate:scaled-half:3}
+WAYS=${WAYS:-segmented:held:3 segmented:scaled:3 separate:held:3 separate:scaled:3 separate:whole:3 separate:held-half:3 separate:scaled-half:3 separate:held-half-io:3 separate:free:3 separate:held:1 separate:free:1 shared:held-half:3 shared:free:3 shared:held:1 shared:free:1}
+WAYS_LLAMA=${WAYS_LLAMA:-segmented:held:3 segmented:scaled:3 separate:scaled:3 separate:held:3 separate:whole:3 separate:scaled-half:3}
 # Which engines are measured whole: those that export.build makes by default, else the next that are finite in half precision.
-PREFER="separate-held-3 separate-scaled-3 separate-held-half-3 separate-scaled-half-3 separate-held-half-io-3 separate-held-1 separate-whole-3 separate-free-3 shared-held-half-3 shared-held-3"
+PREFER="segmented-held-3 segmented-scaled-3 separate-held-3 separate-scaled-3 separate-held-half-3 separate-scaled-half-3 separate-held-half-io-3 separate-held-1 separate-whole-3 separate-free-3 shared-held-half-3 shared-held-3"
 MATRIX_LIMIT=${MATRIX_LIMIT:-3600}
 room=$(awk '/MemTotal/ { print int($2 / 8388608) }' /proc/meminfo) cap=$(cat /sys/fs/cgroup/memory.max 2> /dev/null)
 case $cap in '' | *[!0-9]*) ;; *) [ $((cap >> 33)) -ge "$room" ] || room=$((cap >> 33)) ;; esac
 UNITS=$(( room < $(nproc) ? room : $(nproc) )) # builds that fit: a core and 8 GiB each
 AT_ONCE=${AT_ONCE:-$((UNITS * 7 / 16 + 1))} AT_ONCE_LLAMA=${AT_ONCE_LLAMA:-$((UNITS * 4 / 16 + 1))}
-TINY_LAYOUTS=${TINY_LAYOUTS:-separate shared} WARM_GPU=${WARM_GPU:-} PLUGINS=${PLUGINS:-}
+TINY_LAYOUTS=${TINY_LAYOUTS:-segmented separate shared} TINY_ROUNDS=${TINY_ROUNDS:-2} WARM_GPU=${WARM_GPU:-} PLUGINS=${PLUGINS:-}
 LIMITS=${LIMITS:---max_length 2048 --max_voxels 65536 --max_point_tokens 1024 --workspace 8}
 SIZE=${SIZE:-real} DEVICE=${DEVICE:-cuda}
 CANDIDATES=${CANDIDATES:-groups/reductions heads/reductions} PREFILLS=${PREFILLS:-default}
@@ -146,7 +146,7 @@ lane_model() { # MODEL: with two GPUs PyTorch's speeds come at once, on the one 
 lane_tiny() { # MODEL FAMILY
   checkpoint "$1" "$2" tiny float32 || return
   local mode given
-  for mode in $MODES; do export_one "$1-$mode" "$1" fp32 "$mode"; done
+  for mode in $MODES; do export_one "$1-$mode" "$1" fp32 "$mode" --tensorrt_segment_layers 1; done
   for mode in $MODES; do given=MODE_$mode; reference "$1-$mode" "$1" "$GPU_A" --precision fp32 ${!given}; done
 }
 
@@ -180,13 +180,13 @@ lane_tiny_engines() { # MODEL: the modes differ in their tables only, so one bui
   after "export-$1-$first" || return
   for layout in $TINY_LAYOUTS; do
     cp -r "$B/$1-$first" "$B/$1-$layout"
-    T "build-$1-$layout" "$GPU_B" $(bench build) --bundle "$B/$1-$layout" --output "$O/build-$1-$layout.json" --language_model "$layout" $LIMITS --timing_cache "$WORK/timing-$1-$layout.cache" --jobs 3 --rounds 2 || continue
+    T "build-$1-$layout" "$GPU_B" $(bench build) --bundle "$B/$1-$layout" --output "$O/build-$1-$layout.json" --language_model "$layout" $LIMITS --timing_cache "$WORK/timing-$1-$layout.cache" --jobs 3 --rounds "$TINY_ROUNDS" || continue
     keep "$1-$layout"
     for mode in $MODES; do
       after "export-$1-$mode" "reference-$1-$mode" || continue
       rm -rf "$B/$1-$mode/engines"; cp -r "$B/$1-$layout/engines" "$B/$1-$mode/"
       T "engines-$1-$mode-$layout" "$GPU_B" $(bench engines) --bundle "$B/$1-$mode" --reference "$WORK/$1-$mode.npz" --output "$O/engines-$1-$mode-$layout.json" --parts parity
-      rung "$1-$mode" "$B/$1-$mode" "$layout" && ladder "$1-$mode" "$1" "$B/$1-$mode" "$layout"
+      [ "$layout" = "${TINY_LAYOUTS%% *}" ] && rung "$1-$mode" "$B/$1-$mode" "$layout" && ladder "$1-$mode" "$1" "$B/$1-$mode" "$layout"
     done
   done
 }

@@ -110,7 +110,7 @@ def again(results: Sequence[Facts], model: str, graph: str) -> float | None:
     """Seconds of the last build of a plan whose kernels the timing cache knew."""
     builds = [facts for facts in results if facts["benchmark"] == "build" and label(facts) == model]
     rounds = (part for facts in builds for name, part in facts.items() if name.startswith("build_"))
-    plans = [dig(part, f"graphs.{graph}") or {} for part in rounds]
+    plans = [joined(part.get("graphs", {}), graph) for part in rounds]
     return next((plan["seconds"] for plan in reversed(plans) if plan.get("warm")), None)
 
 
@@ -132,7 +132,17 @@ def of(results: Sequence[Facts], benchmark: str, model: str, **more: str) -> Fac
 def plan(facts: Facts, name: str) -> Facts:
     """A plan's record, of the bundle's last folder of engines."""
     folders = list((dig(facts, "memory.plans") or {}).values())
-    return dict(folders[-1]["plans"].get(name, {})) if folders else {}
+    return joined(folders[-1]["plans"], name) if folders else {}
+
+
+def joined(plans: Mapping[str, Facts], name: str) -> Facts:
+    """A plan's facts, or those of its segments together; these are built side by side, so the slowest one's seconds."""
+    parts = [facts for plan, facts in plans.items() if plan.partition(".")[0] == name]
+    if len(parts) < 2:
+        return dict(parts[0]) if parts else {}
+    sums = {key: sum(part[key] for part in parts) for key in ("bytes", "layers", "reformats")}
+    slowest, warm = max(part["seconds"] for part in parts), all(part["warm"] for part in parts)
+    return {**parts[0], **sums, "seconds": slowest, "warm": warm, "segments": len(parts)}
 
 
 def dig(facts: Facts, path: str) -> Any:

@@ -100,7 +100,9 @@ def test_ways_of_the_default() -> None:
     assert len(set(ways)) == len(ways)
     asked = {(way.layout, way.kind, way.level) for way in ways}
     assert {(a, b, c) for a in ("separate", "shared") for b in ("held", "free") for c in (1, 3)} <= asked
-    assert Way.parse("shared:held:3").cells == (Cell("language_model", "held", 3), Cell("encoder", "free", 3))
+    assert Way.parse("shared:held:3").cells(0) == (Cell("encoder", "free", 3), Cell("language_model", "held", 3))
+    names = [cell.name for cell in Way.parse("segmented:held:3").cells(2)]
+    assert names[1:] == [f"{graph}.{number}-held-3" for graph in ("prefill", "decode") for number in range(2)]
 
 
 @pytest.mark.parametrize("text", ["", "separate", "separate:held", "joint:held:3", "shared:kept:3", "shared:held:9"])

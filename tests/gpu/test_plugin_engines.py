@@ -20,7 +20,7 @@ from plugins.library import library_path
 from runtime.bundle import Bundle
 from runtime.engines.cuda.gpu import Gpu
 from runtime.engines.plans import PLUGIN, find_plans
-from runtime.engines.record import SEPARATE
+from runtime.engines.record import SHARED
 from runtime.pipeline import Pipeline
 from tests.compare import EXACT, assert_close
 from tests.gpu.cases import Case, decode_steps, greedy, smallest_cosine, start
@@ -49,7 +49,7 @@ def folder(case: Case, gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> Pa
     find_plugins(
         bundle.manifest, version, gpu
     )  # a library that is there but does not fit is a failure, no reason to skip
-    if find_plans(bundle, gpu, version).record.language_model != SEPARATE:
+    if find_plans(bundle, gpu, version).record.language_model == SHARED:
         pytest.skip(f"{case.folder.name} has one engine for prefill and decode")
     copy = Path(shutil.copytree(case.folder, tmp_path_factory.mktemp("plugins") / case.folder.name))
     assert main(["--bundle", str(copy), "--graphs", "decode", "--plugins"]) == 0
