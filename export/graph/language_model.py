@@ -29,7 +29,9 @@ def prefill_graph(
     A segment but the first takes the residual stream instead of ids and embeddings, but the last gives it on.
     """
     g, dtype, part = GraphBuilder("prefill", weights), PRECISIONS[precision], segment or whole(spec.layers)
-    start, lengths, embeds, table = _prompt(g, spec, dtype, "S", part)
+    start, embeds, table = _prompt(g, spec, dtype, "S", part)
+    # An input that a graph does not use is none for some compilers.
+    lengths = g.input("lengths", INT32, ["B"]) if part.ends or prefill_attention == "full" else ""
     shape = at.shapes(g, start, spec, flat=part.begins)
     # Fresh rows are all finite, so here adding is as safe as choosing; ONNX Runtime does it four times as fast.
     bias = at.mask_out(g, _prefill_mask(g, start, lengths, prefill_attention), g.constant(0.0, "float32"))
@@ -88,7 +90,8 @@ def shared_graph(
     """
     g, dtype = GraphBuilder("language_model", weights), PRECISIONS[precision]
     part = whole(spec.layers)
-    ids, lengths, embeds, table = _prompt(g, spec, dtype, "T", part)
+    ids, embeds, table = _prompt(g, spec, dtype, "T", part)
+    lengths = g.input("lengths", INT32, ["B"])
     past_length, shape = _past(g, spec, dtype, part), at.shapes(g, ids, spec)
     if prefill_attention == "causal":
         new_valid = _new_mask(g, ids, spec)
@@ -104,8 +107,8 @@ def shared_graph(
 
 def _prompt(
     g: GraphBuilder, spec: LanguageModelSpec, dtype: int, rows: str, part: Segment
-) -> tuple[str, str, str, at.Tables]:
-    """Inputs with point tokens among them: ids [B, rows], lengths [B], embeddings [B, rows, C], and the tables.
+) -> tuple[str, str, at.Tables]:
+    """Inputs with point tokens among them: ids [B, rows], embeddings [B, rows, C], and the tables.
 
     A point token has its embedding from `point_embeds` and its angles from the 3D tables. In a later segment the
     residual stream stands for both ids and embeddings.
@@ -118,12 +121,11 @@ def _prompt(
     mask = g.op("Unsqueeze", g.input("point_mask", BOOL, ["B", rows]), g.constant([2]))
     names = ("cos_3d", "sin_3d", "cos_1d", "sin_1d")
     cos_3d, sin_3d, cos_1d, sin_1d = (g.input(name, FLOAT, ["B", rows, spec.head_dim]) for name in names)
-    lengths = g.input("lengths", INT32, ["B"])
     table = at.tables(g, g.op("Where", mask, cos_3d, cos_1d), g.op("Where", mask, sin_3d, sin_1d), spec.head_dim)
     if not part.begins:
-        return hidden, lengths, hidden, table
+        return hidden, hidden, table
     embeds = g.op("Where", mask, points, g.op("Gather", g.weight("model.embed_tokens.weight"), ids))
-    return ids, lengths, embeds, table
+    return ids, embeds, table
 
 
 def _hidden_input(g: GraphBuilder, spec: LanguageModelSpec, dtype: int, part: Segment, rows: str) -> str:

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Mapping
 
 import numpy as np
+import onnx
 import pytest
 
 from export.graph.segments import Segment, split
@@ -36,8 +37,6 @@ def run_segments(case: Exported, kind: str, feeds: Mapping[str, Array]) -> dict[
 
 
 def inputs_of(case: Exported, name: str) -> list[str]:
-    import onnx
-
     model = onnx.load(case.bundle.graph(name), load_external_data=False)
     return [tensor.name for tensor in model.graph.input]
 
@@ -63,6 +62,17 @@ def test_decode(exported: Export, family: str, new: int) -> None:
     parts = run_segments(case, "decode", bare | {PAST: stacked(feeds, spec, "past_")})
     assert_close("logits", parts["logits"], whole["logits"], EXACT)
     assert_close("rows", parts[ROWS], stacked(whole, spec), EXACT)
+
+
+@pytest.mark.parametrize("kind", ["prefill", "decode"])
+@pytest.mark.parametrize("attention", ["causal", "full"])
+def test_every_input_is_used(exported: Export, kind: str, attention: str) -> None:
+    """TensorRT drops inputs that nothing reads, and the record would not be of its plan."""
+    case = made(exported, "qwen", attention)
+    for number in range(count_segments(case.bundle.manifest)):
+        graph = onnx.load(case.bundle.graph(segment_name(kind, number)), load_external_data=False).graph
+        read = {name for node in graph.node for name in node.input}
+        assert {tensor.name for tensor in graph.input} <= read
 
 
 def test_only_the_residual_stream_flows_between_segments(exported: Export) -> None:
