@@ -53,4 +53,5 @@ echo "best of the three: $best"
 wait "$others" || { cat "$work/rooms.log" >&2; exit 1; }
 compose final "$gpus" "$count" --mode "$best" --minutes "$minutes"
 "${run[@]}"
-echo "checkpoint: $work/final/checkpoint   curves: $work/*/curves.jsonl   scores: $work/*/result.json"
+"$python" -m demo.training.report "$work"/mode-* "$work/final" --output "$work/runs.json"
+echo "checkpoint: $work/final/checkpoint   curves and scores: $work/runs.json"

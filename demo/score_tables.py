@@ -14,7 +14,7 @@ NONE = "--"  # a kind that no room has is not scored
 def room_table(rooms: Mapping[str, Mapping[str, Sequence[Count]]], name: str = "") -> str:
     """How much of each room was found at the first threshold, and how much else was claimed."""
     rows = [[room, *(_found(counts.get(kind)) for kind in PLURALS)] for room, counts in rooms.items()]
-    return _aligned([[f"Found, {name}" if name else "Found", *PLURALS.values()], *rows], left=len(PLURALS) + 1)
+    return aligned([[f"Found, {name}" if name else "Found", *PLURALS.values()], *rows], left=len(PLURALS) + 1)
 
 
 def score_table(facts: Mapping[str, Any], aims: Mapping[str, Sequence[float | None]]) -> str:
@@ -28,7 +28,7 @@ def score_table(facts: Mapping[str, Any], aims: Mapping[str, Sequence[float | No
             values = [_number(own[kind][place]) for own in scores.values()]
             apart = [f"{facts['apart_in_points'][kind][place]:.2f}"] if several else []
             rows.append([plural, f"{threshold:.2f}", *values, *apart, _number(aims[kind][place], "")])
-    return "\n".join([_aligned(rows, left=1), *(_comparison(facts) if several else [])])
+    return "\n".join([aligned(rows, left=1), *(_comparison(facts) if several else [])])
 
 
 def _comparison(facts: Mapping[str, Any]) -> list[str]:
@@ -54,7 +54,7 @@ def _number(value: float | None, none: str = NONE) -> str:
     return none if value is None else f"{value:.3f}"
 
 
-def _aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
+def aligned(rows: Sequence[Sequence[str]], *, left: int) -> str:
     """Columns under each other, the first `left` flush left, the others flush right; a line under the first row."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = [

@@ -181,8 +181,10 @@ class Trainer:
             self._save()
 
     def _finish(self, *, done: bool) -> dict[str, Any]:
-        facts: dict[str, Any] = {"settings": asdict(self.settings), "gpus": self.ranks, "steps": self.step}
-        if self.rank == 0:
+        on = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else str(self.device)
+        facts: dict[str, Any] = {"settings": asdict(self.settings), "rooms": len(self.maker.store), "device": on}
+        facts |= {"torch": torch.__version__, "gpus": self.ranks, "steps": self.step}
+        if self.rank == 0:  # the checkpoint first: scores take a while, and a call's time may be over before
             self.model.save(self.output / "checkpoint", self.settings.mode)
             self._save()
             facts |= {"seconds": round(self.seconds, 1), "done": done, "validation": round(self.validate()[1], 4)}

@@ -109,7 +109,11 @@ TRAIN = """
                 time.sleep(0.05)
             sys.exit(3)
         output.mkdir()
-        (output / "result.json").write_text(json.dumps({"validation": {"mode-3D_only": 0.1}.get(output.name, 0.2)}))
+        loss = {"mode-3D_only": 0.1}.get(output.name, 0.2)
+        facts = {"settings": {}, "steps": 1, "seconds": 1, "validation": loss, "scores": {}}
+        line = {"step": 1, "validation": {"cross_entropy": loss}}
+        (output / "curves.jsonl").write_text(json.dumps(line))
+        (output / "result.json").write_text(json.dumps(facts))
 """
 
 
@@ -120,7 +124,7 @@ def python(tmp_path: Path) -> Path:
     script.write_text(textwrap.dedent(TRAIN))
     fake.write_text(
         "#!/bin/sh\n"
-        'if [ "$1" = -m ]; then shift 4; fi\n'  # torch.distributed.run --nproc_per_node N
+        'if [ "$2" = torch.distributed.run ]; then shift 4; fi\n'  # -m torch.distributed.run --nproc_per_node N
         f'if [ "$1" = demo/train.py ]; then shift; exec {sys.executable} {script} "$@"; fi\n'
         f'exec {sys.executable} "$@"\n'
     )
@@ -140,6 +144,8 @@ def test_encodings_train_on_some_rooms_while_others_are_made(python: Path, tmp_p
     done = reproduce(python, tmp_path / "work")
     assert done.returncode == 0, done.stderr
     assert "best of the three: 3D_only" in done.stdout
+    runs = json.loads((tmp_path / "work" / "runs.json").read_text())["runs"]
+    assert list(runs) == ["mode-3D_only", "mode-3D_with_1D", "mode-none", "final"]
     lines = (tmp_path / "work" / "log").read_text().splitlines()
     assert lines[0] == "packs none 4000 200"
     assert sorted(lines[1:5]) == [

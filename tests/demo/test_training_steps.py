@@ -24,6 +24,7 @@ from demo.training.model import new_model
 from demo.training.pack import cleaned, pack
 from demo.training.padding import fill_up, find_caps, fits
 from demo.training.prompts import Prompts
+from demo.training.report import read_run, table
 from demo.training.step import EagerStep, Learner, tensors_of
 from demo.training.store import RoomStore
 from demo.training.trainer import Settings, Trainer, rate
@@ -213,7 +214,29 @@ def test_a_run_leaves_a_checkpoint_curves_and_scores(
     ]  # fmt: skip
     line = json.loads((tmp_path / "curves.jsonl").read_text().splitlines()[0])
     assert line["step"] == 1 and set(line["validation"]) == {"loss", "cross_entropy", "hints"}
-    assert json.loads((tmp_path / "result.json").read_text())["done"]
+    facts = json.loads((tmp_path / "result.json").read_text())
+    assert facts["done"] and (facts["rooms"], facts["device"]) == (3, "cpu")
+    run = read_run(tmp_path)
+    assert [one["step"] for one in run["curves"]] == [1] and "cross entropy" in table({"run": run})
+
+
+def test_what_is_cut_off_while_it_is_scored_is_saved(
+    files: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cut_off(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    by_split = {"train": files, "validation": files}
+    trainer = Trainer(replace(SETTINGS, steps=1), by_split, tmp_path, CPU, quiet=True)
+    monkeypatch.setattr(trainer, "validate", lambda: [0.0] * 3)
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("demo.training.trainer.score_rooms", cut_off)
+        trainer.run()
+    assert (tmp_path / "checkpoint" / "model.safetensors").exists() and not (tmp_path / "result.json").exists()
+    again = Trainer(replace(SETTINGS, steps=1), by_split, tmp_path, CPU, quiet=True)
+    monkeypatch.setattr(again, "validate", lambda: [0.0] * 3)
+    monkeypatch.setattr("demo.training.trainer.score_rooms", lambda *_: {"scenes": 3})
+    assert again.step == 1 and again.run()["scores"] == {"scenes": 3}
 
 
 def test_a_machine_without_shapely_keeps_its_run(
