@@ -44,6 +44,11 @@ def kept_plans(
     return {graph: record.plans[graph] for graph in rest}
 
 
+def layout_in(folder: Path) -> str | None:
+    """The layout of the engines that are there, if any. Raises EngineError for a record that is none."""
+    return EngineRecord.read(folder).language_model if (folder / FILE_NAME).exists() else None
+
+
 def copy_plan(folder: Path, target: Path, graph: str) -> None:
     """Put a kept plan and what belongs to it into the new folder, without a second copy where links are possible."""
     for ending in ENDINGS:

@@ -10,7 +10,7 @@ from export import VERSION
 from export.engines.children import run_jobs
 from export.engines.islands import DEFAULTS
 from export.engines.job import Job, Outcome
-from export.engines.kept import Digests, copy_plan, kept_plans
+from export.engines.kept import Digests, copy_plan, kept_plans, layout_in
 from export.engines.options import BuildOptions
 from export.engines.plugins import check_plugins, find_plugins
 from export.engines.profiles import Profiles, plan_profiles
@@ -77,10 +77,11 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     _check_bundle(bundle, options)
     profiles = plan_profiles(bundle.manifest, options.limits)
     tools = open_toolchain(options.device, bundle.manifest.precision)
-    options = settle(options, bundle.manifest, strongly_typed=tools.strongly_typed)
+    folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
+    present = None if options.graphs is None else layout_in(folder)
+    options = settle(options, bundle.manifest, present, strongly_typed=tools.strongly_typed)
     names = settled_plans(options, bundle.manifest)
     library = find_plugins(bundle.manifest, tools.tensorrt, tools.gpu) if options.plugins else None
-    folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
     cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
     TimingFile(cache).read()  # refused here once rather than by every child
     blank = blank_record(bundle.manifest, options, tools)

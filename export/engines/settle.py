@@ -16,9 +16,14 @@ from runtime.manifest import Manifest
 JOB_BYTES = 6 << 30  # of host memory that building a segment takes, weights and kernels
 
 
-def settle(options: BuildOptions, manifest: Manifest, *, strongly_typed: bool) -> BuildOptions:
-    """The options with a layout and a number of jobs. Raises SceneError for what does not go together."""
-    layout = options.language_model or default_layout(options, manifest, strongly_typed=strongly_typed)
+def settle(
+    options: BuildOptions, manifest: Manifest, present: str | None = None, *, strongly_typed: bool
+) -> BuildOptions:
+    """The options with a layout and a number of jobs. Raises SceneError for what does not go together.
+
+    `present` is the layout of engines of which some stay.
+    """
+    layout = options.language_model or present or default_layout(options, manifest, strongly_typed=strongly_typed)
     settled = replace(options, language_model=layout)
     if layout == SEGMENTED and not count_segments(manifest):
         raise BundleError(

@@ -35,7 +35,7 @@ Start = Callable[..., FakeGpu]
 def exported16(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("bundle") / "fp16"
     checkpoint = open_checkpoint(tiny_checkpoint("qwen"), vlm_pe="3D_RoPE", merge_rule="3D_only")
-    write_bundle(checkpoint, folder, ExportOptions(precision="fp16", max_length=1024))
+    write_bundle(checkpoint, folder, ExportOptions(precision="fp16", max_length=1024, segment_layers=1))
     return folder
 
 
@@ -88,10 +88,20 @@ def note(bundle: Bundle) -> str:
     return choose(bundle).note or ""
 
 
+def test_beside_prefill_in_segments(site: Site) -> None:
+    site.begin("8.6.0")
+    assert site.build() == 0
+    assert list(site.record.plans) == ["encoder", "prefill.0", "prefill.1", "decode.0", "decode.1"]
+    portable = site.tokens()
+    assert site.build("--plugins", "--graphs", "decode") == 0
+    assert list(site.record.plans) == ["encoder", "prefill.0", "prefill.1", "decode"]
+    assert site.tokens() == portable
+
+
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_same_tokens_with_and_without(site: Site, version: str) -> None:
     gpu = site.begin(version)
-    assert site.build() == 0
+    assert site.build("--language_model", "separate") == 0
     assert {plan.plugins for plan in site.record.plans.values()} == {0}
     portable = site.tokens()
     assert site.build("--plugins", "--graphs", "decode") == 0
