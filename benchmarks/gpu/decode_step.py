@@ -1,8 +1,8 @@
 """The persistent decode kernel on a GPU: right or not, how fast, where the time goes.
 
-    python -m benchmarks.gpu.decode_step --output out/decode_step               # all of it: about two minutes
+    python -m benchmarks.gpu.decode_step --output out/decode_step               # all of it: about 80 seconds
     python -m benchmarks.gpu.decode_step --output out/decode_step --budget 60   # what matters most comes first
-    python -m benchmarks.gpu.decode_step --output out/decode_step --variant qwen:profile=1 --variant llama:flight=8
+    python -m benchmarks.gpu.decode_step --output out/decode_step --variant qwen:profile=1 --variant llama:flight=49152
     python -m pytest -m gpu tests/gpu/test_decode_step.py                       # small shapes against float64
 
 What the card can do at best comes first: plain reads, reads through the ring, barriers of the grid, and values with
@@ -36,17 +36,11 @@ VARIANTS = [
     "qwen:",
     "llama:",
     "qwen:profile=1",
+    "qwen:flight_waiting=65536",
+    "qwen:tiles=1,chunk=16384,flight=49152,flight_waiting=16384",
+    "llama:flight_waiting=65536",
+    "qwen:backoff=100",
     "llama:profile=1",
-    "qwen:flight=3",
-    "qwen:flight=8",
-    "qwen:flight=22",
-    "llama:flight=8",
-    "llama:flight=22",
-    "qwen:split_hidden=14",
-    "qwen:pairs=2",
-    "qwen:slots=11,slot_bytes=16384,flight=3",
-    "llama:pairs=2",
-    "llama:slots=10,slot_bytes=16384,flight=4",
 ]
 
 
@@ -105,9 +99,9 @@ def compiled(variant: str, args: argparse.Namespace) -> Path | str:
     if variant == "probes":
         constants: dict[str, int | float] = {
             "WARPS": 16,
-            "SLOTS": 22,
-            "SLOT_BYTES": 8192,
+            "RING_BYTES": 22 * 8192,
             "HALF_IS_BF16": 0,
+            "BACKOFF": 0,
             "PROFILE": 0,
         }
         text = with_constants(inlined(Path(__file__).with_name("probes.cu")), constants)

@@ -13,13 +13,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.gpu.device import Module
-from plugins.decode_step.arguments import LAYER_FIELDS, SPLITS, StepArguments, buffer_bytes
-from plugins.decode_step.sizes import Sizes, Tuning
+from plugins.decode_step.arguments import LAYER_FIELDS, StepArguments, buffer_bytes
+from plugins.decode_step.sizes import SLICE_ROWS, Sizes, Tuning
 
 Facts = Any
 Part = tuple[str, Callable[[], Facts]]
 CAPACITY = 2048
 MARKS = 32
+PROBE_CHUNK = 16384  # bytes that the probes ask for at a time
 PHASES = {
     "qkv": ("wait", "load", "product", "end"),
     "attention": ("wait", "", ""),  # all of it is what the next phase waits for
@@ -172,11 +173,11 @@ class Variant:
     def __init__(self, sizes: Sizes, tuning: Tuning, cubin: bytes, context: int, whole: bool) -> None:
         self.model = Model(sizes)
         self.runner = Runner(self.model, tuning, cubin)
-        self._context, self._profile, self._whole = context, tuning.profile, whole
+        self._context, self._tuning, self._whole = context, tuning, whole
 
     def parts(self) -> Iterator[Part]:
         yield "first", lambda: self.against(self._context, 1)
-        if self._profile:
+        if self._tuning.profile:
             yield "cycles", self.cycles
             return
         yield "loop", lambda: self.speed(32)
@@ -271,7 +272,8 @@ class Variant:
                 before, at = now, at + 1
         for index, phase in enumerate(("qkv", "o", "gate_up", "down")):
             facts[phase]["stalled"] = self._spread(body[:, 1:, 24 + index])
-        pieces = min(SPLITS, (self._context + 7 + 64) // 64) * self.model.sizes.kv_heads
+        tile = SLICE_ROWS * min(self._tuning.warps, 8)  # rows of a piece
+        pieces = min(self._tuning.pieces, (self._context + 7 + tile) // tile) * self.model.sizes.kv_heads
         units = body[:pieces, 1:, 29:32]
         facts["units"] = {"wait": self._spread(units[..., 1] - units[..., 0])}
         facts["units"]["work"] = self._spread(units[..., 2] - units[..., 1])
@@ -320,25 +322,26 @@ class Probes:
         kernel = self._module.kernel("read_ring", 544, self._module.integer("memory_bytes"), cooperative=True)
         data, size = ctypes.c_void_p(address(self._data)), ctypes.c_longlong(self._data.nbytes)
 
-        def run(flight: int) -> None:
-            kernel(blocks(), self._stream, data, size, ctypes.c_uint(65536), ctypes.c_uint(flight))
+        def run(kilobytes: int) -> None:
+            kernel(blocks(), self._stream, data, size, ctypes.c_uint(PROBE_CHUNK), ctypes.c_uint(kilobytes << 10))
 
-        return {str(flight): self._rate(lambda flight=flight: run(flight)) for flight in (2, 3, 4, 6, 8, 12, 22)}
+        return {str(flight): self._rate(lambda flight=flight: run(flight)) for flight in (16, 32, 48, 64, 96)}
 
     def loaded(self) -> Facts:
-        """Nanoseconds a round of 896 flagged values, and GB/s meanwhile, by slots of 8 KB on their way."""
+        """Nanoseconds a round of 896 flagged values, and GB/s meanwhile, by kilobytes on their way."""
         kernel = self._module.kernel("loaded", 544, self._module.integer("memory_bytes"), cooperative=True)
         values, read = (torch.zeros(4096, dtype=torch.int32, device="cuda") for _ in range(2))
         facts = {}
-        for flight in (2, 3, 4, 6, 8, 12, 22):
+        for flight in (16, 32, 48, 64):
             rest = [ctypes.c_int(896), ctypes.c_int(1000), ctypes.c_void_p(address(self._data))]
-            rest += [ctypes.c_longlong(self._data.nbytes), ctypes.c_uint(flight), ctypes.c_void_p(address(read))]
+            rest += [ctypes.c_longlong(self._data.nbytes), ctypes.c_uint(PROBE_CHUNK), ctypes.c_uint(flight << 10)]
+            rest += [ctypes.c_void_p(address(read))]
             times = []
             for _ in range(3):
                 values.zero_()
                 action = partial(kernel, blocks(), self._stream, ctypes.c_void_p(address(values)), *rest)
                 times += milliseconds(action, 1, 0)
-            rate = int(read[: blocks()].sum()) * 8192 / times[-1] / 1e6
+            rate = int(read[: blocks()].sum()) * PROBE_CHUNK / times[-1] / 1e6
             facts[str(flight)] = [round(times[-1] * 1e3), round(rate)]
         return facts
 

@@ -25,24 +25,23 @@ struct ProbeMemory {
   RingBarriers barriers;
 };
 
-// The same through the ring, one contiguous part a block, in pieces of `piece` bytes; nobody looks at the data.
+// The same through the ring, one contiguous part a block, in chunks of `piece` bytes; nobody looks at the data.
 extern "C" __global__ void __launch_bounds__(THREADS + 32, 1)
     read_ring(const unsigned char *data, long long bytes, unsigned piece, unsigned flight) {
   ProbeMemory &memory = *(ProbeMemory *)dynamic_shared();
-  if (threadIdx.x == 0) init_ring(memory.barriers, WARPS);
+  if (threadIdx.x == 0) init_ring(memory.barriers, WARPS, flight);
   __syncthreads();
   const unsigned mine = (unsigned)(bytes / gridDim.x / piece * piece);
   const unsigned char *from = data + (long long)mine * blockIdx.x;
   if (threadIdx.x == THREADS) {
-    Producer producer(memory.ring, &memory.barriers, flight);
-    for (unsigned at = 0; at < mine; at += piece) producer.push(from + at, piece);
-    producer.flush();
+    Producer producer(memory.ring, &memory.barriers);
+    for (unsigned at = 0; at < mine; at += piece) producer.begin(piece), producer.copy(from + at, piece), producer.end();
   } else if (threadIdx.x < THREADS) {
     Consumer stream;
     stream.barriers = &memory.barriers;
     for (unsigned at = 0; at < mine; at += piece) {
-      stream.wait(at + piece);
-      stream.release(at + piece);
+      stream.wait();
+      stream.release(piece);
     }
   }
 }
@@ -109,26 +108,25 @@ extern "C" __global__ void __launch_bounds__(THREADS) flagged(uint2 *values, int
 // Rounds of flagged values beside a stream of weights that never ends: what the traffic does to the latency. `read` gets the
 // bytes that each block had streamed when the rounds were over.
 extern "C" __global__ void __launch_bounds__(THREADS + 32, 1)
-    loaded(uint2 *values, int count, int rounds, const unsigned char *data, long long bytes, unsigned flight, unsigned *read) {
+    loaded(uint2 *values, int count, int rounds, const unsigned char *data, long long bytes, unsigned piece, unsigned flight,
+           unsigned *read) {
   ProbeMemory &memory = *(ProbeMemory *)dynamic_shared();
   __shared__ volatile bool over, drained;
-  if (threadIdx.x == 0) init_ring(memory.barriers, 1), over = drained = false;
+  if (threadIdx.x == 0) init_ring(memory.barriers, 1, flight), over = drained = false;
   __syncthreads();
-  const unsigned mine = (unsigned)(bytes / gridDim.x / SLOT_BYTES * SLOT_BYTES);
+  const unsigned mine = (unsigned)(bytes / gridDim.x / piece * piece);
   if (threadIdx.x == THREADS) {
-    Producer producer(memory.ring, &memory.barriers, flight);
-    unsigned slots = 0;
-    for (unsigned at = 0; !over; at = at + SLOT_BYTES < mine ? at + SLOT_BYTES : 0, ++slots)
-      producer.push(data + (long long)mine * blockIdx.x + at, SLOT_BYTES);
-    read[blockIdx.x] = slots;
-    for (; producer.flying > 0; --producer.flying, producer.landed.next())
-      barrier_wait(&memory.barriers.full[producer.landed.slot], producer.landed.parity);
+    Producer producer(memory.ring, &memory.barriers);
+    const unsigned char *from = data + (long long)mine * blockIdx.x;
+    for (unsigned at = 0; !over; at = at + piece < mine ? at + piece : 0)
+      producer.begin(piece), producer.copy(from + at, piece), producer.end();
+    read[blockIdx.x] = producer.chunk;
+    while (producer.landed != producer.chunk) producer.land();
     drained = true;
   } else if (threadIdx.x == THREADS - 32) {
-    for (SlotCursor at; !drained;) {
-      if (!barrier_try(&memory.barriers.full[at.slot], at.parity)) continue;
-      barrier_arrive(&memory.barriers.empty[at.slot]);
-      at.next();
+    for (unsigned chunk = 0; !drained;) {
+      if (!barrier_try(&memory.barriers.full[chunk % CHUNKS], parity_of(chunk))) continue;
+      barrier_arrive(&memory.barriers.empty[chunk++ % CHUNKS]);
     }
   } else if (threadIdx.x < THREADS - 32) {
     const int per = (count + gridDim.x - 1) / gridDim.x;

@@ -1,31 +1,38 @@
 // Attention of one token over the valid prefix of a stacked, token-major cache: past [M, 2L*K, D] (one sequence). A unit of
-// work is a key head and a piece of the prefix, for all GROUP query heads of that key head, and one warp does it, without
-// waiting for any other: scores, softmax and mix stay in its registers. The unit with the newest row rotates the key,
-// writes key and value into the cache and goes on with what it wrote.
+// work is a key head and a piece of the prefix, for all GROUP query heads of that key head. ATTENDING warps of a block do it,
+// each with 16 of TILE rows: scores, softmax and mix stay in its registers, and what the warps have is put together in shared
+// memory at the end. The warp with the newest row rotates the key, writes key and value into the cache and goes on with what
+// it wrote.
 #pragma once
 #include "flagged.cuh"
 #include "numbers.cuh"
 
-constexpr int TILE = 64;  // cache rows at a time
+constexpr int ATTENDING = WARPS < 8 ? WARPS : 8;
+constexpr int SLICE = 16, TILE = SLICE * ATTENDING;  // cache rows at a time, of a warp and of all
 constexpr int GROUP = HEADS / KV_HEADS;
 constexpr int CACHE_ROW = 2 * LAYERS * KV_HEADS * HEAD_DIM;  // numbers that one token keeps
 static_assert(HEAD_DIM == 64 && GROUP <= 8, "what the lanes are laid out for");
 
-struct alignas(128) AttentionMemory {
-  Half keys[TILE * HEAD_DIM], values[TILE * HEAD_DIM];  // 16 bytes at place p of row r are at place p ^ r % 8
-  float cos[HEAD_DIM], sin[HEAD_DIM];                  // of the newest row
+struct alignas(128) Slice {
+  Half keys[SLICE * HEAD_DIM], values[SLICE * HEAD_DIM];  // 16 bytes at place p of row r are at place p ^ r % 8
+};
+
+struct PartialMix {  // what a warp has of each head
+  float largest[GROUP], total[GROUP];
+  alignas(16) float values[GROUP][HEAD_DIM + 8];  // heads in different banks
 };
 
 struct Piece {
-  int first, count, position;  // rows, and the newest
+  int first, count, position;  // rows (a count may be negative: none), and the newest
 };
 
 // Where 8 halves of a row begin.
 __device__ __forceinline__ int place_of(int row, int eighth) { return row * HEAD_DIM + (eighth ^ row % 8) * 8; }
 
-// One warp asks for TILE rows of keys and values; rows behind the piece become zeros, the newest is left to `put_newest`.
-__device__ __forceinline__ void ask_rows(AttentionMemory &memory, const Half *keys, const Half *values, const Piece &piece) {
-  for (int i = this_thread() % 32; i < TILE * HEAD_DIM / 8; i += 32) {
+// One warp asks for its rows of keys and values; rows behind the piece become zeros, the newest is left to `put_newest`.
+__device__ __forceinline__ void ask_rows(Slice &memory, const Half *keys, const Half *values, const Piece &piece) {
+#pragma unroll 1
+  for (int i = this_thread() % 32; i < SLICE * HEAD_DIM / 8; i += 32) {
     const int r = i / (HEAD_DIM / 8), eighth = i % (HEAD_DIM / 8), row = piece.first + r;
     if (r < piece.count && row == piece.position) continue;
     const bool real = r < piece.count;
@@ -43,43 +50,44 @@ __device__ __forceinline__ void rotate(float &low, float &high, const float *cos
   high = y * cos[d + HEAD_DIM / 2] + x * sin[d + HEAD_DIM / 2];
 }
 
-// The newest row, where the piece has it, also into key_row and value_row [D]: two channels a lane.
-__device__ __forceinline__ void put_newest(AttentionMemory &memory, Half *key_row, Half *value_row, const Piece &piece,
-                                           const Flagged *key, const Flagged *value, unsigned turn, const float *cos,
-                                           const float *sin) {
-  const int r = piece.position - piece.first, lane = this_thread() % 32;
-  if (r < 0 || r >= piece.count) return;
-  float k[2], v[2];
-  take(key + lane, key + lane + 32, turn, k[0], k[1]);
-  take(value + lane, value + lane + 32, turn, v[0], v[1]);
-  rotate(k[0], k[1], cos, sin, lane);
-#pragma unroll
-  for (int i = 0; i < 2; ++i) {
-    const int d = lane + 32 * i, at = place_of(r, d / 8) + d % 8;
-    key_row[d] = memory.keys[at] = to_half(k[i]);
-    value_row[d] = memory.values[at] = to_half(v[i]);
-  }
-}
-
-// A warp's queries: head lane / 4, rotated and scaled, as what `multiply` takes from the left.
+// A warp's queries: head lane / 4, rotated and scaled, as what `multiply` takes from the left. Beside them what this lane has
+// of the newest row, channels 2 * lane and the next, in a warp that asks for it.
 struct Queries {
   unsigned x[8];  // channels 8 * i + 2 * (lane % 4) and the next
+  float key[2], value[2];
 
-  __device__ __forceinline__ void take(const Flagged *queries, unsigned turn, const float *cos, const float *sin) {
+  __device__ __forceinline__ void take(const Flagged *queries, const Flagged *keys, const Flagged *values, bool newest,
+                                       unsigned turn, const float *cos, const float *sin) {
     const int lane = this_thread() % 32, head = min(lane / 4, GROUP - 1), d = lane % 4 * 2;
     const Flagged *from = queries + head * HEAD_DIM + d;
-    uint4 seen[8];
-#pragma unroll
-    for (int i = 0; i < 8; ++i) seen[i] = look(from + 8 * i);
+    uint4 seen[10];  // all together: the warp with the newest row is the one that the grid waits for
+    take_pairs(turn, seen, [&](int i) { return i < 8 ? from + 8 * i : !newest ? from : (i == 8 ? keys : values) + 2 * lane; });
+    key[0] = __uint_as_float(seen[8].x), key[1] = __uint_as_float(seen[8].z);
+    value[0] = __uint_as_float(seen[9].x), value[1] = __uint_as_float(seen[9].z);
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
-      insist(from + 8 * i, turn, seen[i]), insist(from + 8 * i + 32, turn, seen[i + 4]);
       float a = __uint_as_float(seen[i].x), b = __uint_as_float(seen[i].z);
       float c = __uint_as_float(seen[i + 4].x), e = __uint_as_float(seen[i + 4].z);
       rotate(a, c, cos, sin, 8 * i + d), rotate(b, e, cos, sin, 8 * i + d + 1);
       const float scale = 0.125f;  // HEAD_DIM ** -0.5
       x[i] = to_halves(a * scale, b * scale), x[i + 4] = to_halves(c * scale, e * scale);
     }
+  }
+
+  // The newest row, where the piece has it, also into key_row and value_row [D].
+  __device__ __forceinline__ void put_newest(Slice &memory, Half *key_row, Half *value_row, const Piece &piece,
+                                             const float *cos, const float *sin) const {
+    const int r = piece.position - piece.first, lane = this_thread() % 32, d = 2 * lane;
+    if (r < 0 || r >= piece.count) return;
+    float k[2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float other = __shfl_xor_sync(~0u, key[i], 16);  // the channel half a head away
+      k[i] = key[i] * cos[d + i] + (lane < 16 ? -other : other) * sin[d + i];
+    }
+    const int at = place_of(r, d / 8) + d % 8;
+    *(unsigned *)(key_row + d) = *(unsigned *)(memory.keys + at) = to_halves(k[0], k[1]);
+    *(unsigned *)(value_row + d) = *(unsigned *)(memory.values + at) = to_halves(value[0], value[1]);
   }
 };
 
@@ -88,23 +96,23 @@ struct Queries {
 struct Mixed {
   float largest = LOWEST, total = 0, values[8][2] = {};
 
-  // A tile more.
-  __device__ __forceinline__ void add(const AttentionMemory &memory, const Queries &queries, int count) {
-    float scores[TILE / 8][2];
+  // A slice more.
+  __device__ __forceinline__ void add(const Slice &memory, const Queries &queries, int count) {
+    float scores[SLICE / 8][2];
     score(memory, queries, count, scores);
     float peak = largest;
 #pragma unroll
-    for (int i = 0; i < TILE / 8; ++i) peak = fmaxf(peak, fmaxf(scores[i][0], scores[i][1]));
+    for (int i = 0; i < SLICE / 8; ++i) peak = fmaxf(peak, fmaxf(scores[i][0], scores[i][1]));
     peak = fmaxf(peak, __shfl_xor_sync(~0u, peak, 1));
     peak = fmaxf(peak, __shfl_xor_sync(~0u, peak, 2));
     const float factor = __expf(largest - peak);
     largest = peak, total *= factor;
 #pragma unroll
     for (int i = 0; i < 8; ++i) values[i][0] *= factor, values[i][1] *= factor;
-    unsigned weights[TILE / 8];
+    unsigned weights[SLICE / 8];
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < TILE / 8; ++i) {
+    for (int i = 0; i < SLICE / 8; ++i) {
       const float a = __expf(scores[i][0] - peak), b = __expf(scores[i][1] - peak);
       sum += a + b;
       weights[i] = to_halves(a, b);
@@ -116,11 +124,11 @@ struct Mixed {
   }
 
   // Scores of rows 8 * i + 2 * (lane % 4) and the next.
-  __device__ __forceinline__ static void score(const AttentionMemory &memory, const Queries &queries, int count,
-                                               float (&scores)[TILE / 8][2]) {
+  __device__ __forceinline__ static void score(const Slice &memory, const Queries &queries, int count,
+                                               float (&scores)[SLICE / 8][2]) {
     const int lane = this_thread() % 32;
 #pragma unroll
-    for (int i = 0; i < TILE / 8; ++i) {
+    for (int i = 0; i < SLICE / 8; ++i) {
       scores[i][0] = scores[i][1] = 0;
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
@@ -135,10 +143,10 @@ struct Mixed {
     }
   }
 
-  __device__ __forceinline__ void mix(const AttentionMemory &memory, const unsigned (&weights)[TILE / 8]) {
+  __device__ __forceinline__ void mix(const Slice &memory, const unsigned (&weights)[SLICE / 8]) {
     const int lane = this_thread() % 32;
 #pragma unroll
-    for (int step = 0; step < TILE / 16; ++step)
+    for (int step = 0; step < SLICE / 16; ++step)
 #pragma unroll
       for (int i = 0; i < 8; i += 2) {
         unsigned rows[4];
@@ -146,5 +154,15 @@ struct Mixed {
         multiply(values[i], weights[2 * step], weights[2 * step + 1], rows[0], rows[1]);
         multiply(values[i + 1], weights[2 * step], weights[2 * step + 1], rows[2], rows[3]);
       }
+  }
+
+  // For the other warps.
+  __device__ __forceinline__ void put(PartialMix &to) const {
+    const int lane = this_thread() % 32, head = lane / 4;
+    if (head >= GROUP) return;
+    if (lane % 4 == 0) to.largest[head] = largest, to.total[head] = total;
+#pragma unroll
+    for (int i = 0; i < 8; ++i)
+      *(float2 *)&to.values[head][8 * i + lane % 4 * 2] = make_float2(values[i][0], values[i][1]);
   }
 };

@@ -19,14 +19,21 @@ __device__ __forceinline__ void give_halves(Flagged *to, unsigned turn, float lo
   store_pair(to, to_halves(low, high), turn);
 }
 
-// A first look at two neighbours, at a multiple of 16 bytes; `insist` goes on until both are of this turn.
-__device__ __forceinline__ uint4 look(const Flagged *from) { return load_pairs(from); }
-
-__device__ __forceinline__ void insist(const Flagged *from, unsigned turn, uint4 &seen) {
-  Patience patience;
-  while (seen.y != turn || seen.w != turn) {
-    patience.lose();
-    seen = load_pairs(from);
+// COUNT pairs of neighbours, pair i from(i), at a multiple of 16 bytes. All that are missing are asked for together: one after
+// another each would cost a trip of its own, even when it has long been there.
+template <int COUNT, class From>
+__device__ __forceinline__ void take_pairs(unsigned turn, uint4 (&seen)[COUNT], const From &from) {
+#pragma unroll
+  for (int i = 0; i < COUNT; ++i) seen[i] = {0, ~turn, 0, ~turn};
+  for (Patience patience;; patience.lose()) {
+    bool missing = false;
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i)
+      if (seen[i].y != turn || seen[i].w != turn) seen[i] = load_pairs(from(i));
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) missing |= seen[i].y != turn || seen[i].w != turn;
+    if (!missing) return;
+    if (BACKOFF) pause(BACKOFF);
   }
 }
 
@@ -34,28 +41,8 @@ __device__ __forceinline__ void insist(const Flagged *from, unsigned turn, uint4
 template <int COUNT>
 __device__ __forceinline__ void take(const Flagged *from, unsigned turn, float (&values)[COUNT]) {
   uint4 seen[COUNT / 2];
+  take_pairs(turn, seen, [&](int i) { return from + 2 * i; });
 #pragma unroll
-  for (int i = 0; i < COUNT / 2; ++i) seen[i] = look(from + 2 * i);
-#pragma unroll
-  for (int i = 0; i < COUNT / 2; ++i) {
-    insist(from + 2 * i, turn, seen[i]);
+  for (int i = 0; i < COUNT / 2; ++i)
     values[2 * i] = __uint_as_float(seen[i].x), values[2 * i + 1] = __uint_as_float(seen[i].z);
-  }
-}
-
-// Two values at any places.
-__device__ __forceinline__ void take(const Flagged *one, const Flagged *two, unsigned turn, float &a, float &b) {
-  uint2 x = load_pair(one), y = load_pair(two);
-  Patience patience;
-  while (x.y != turn || y.y != turn) {
-    patience.lose();
-    x = load_pair(one), y = load_pair(two);
-  }
-  a = __uint_as_float(x.x), b = __uint_as_float(y.x);
-}
-
-// Until a place has been written in this turn or a later one.
-__device__ __forceinline__ void wait_turn(const Flagged *place, unsigned turn) {
-  Patience patience;
-  while ((int)(load_pair(place).y - turn) < 0) patience.lose();
 }

@@ -43,6 +43,9 @@ __device__ __forceinline__ int this_thread() {
 // Called in a loop that waits.
 __device__ __forceinline__ void relax() {}
 
+// Leave the memory to others for about so many nanoseconds.
+__device__ __forceinline__ void pause(unsigned ns) { asm volatile("nanosleep.u32 %0;" ::"r"(ns)); }
+
 __device__ __forceinline__ unsigned shared_address(const void *p) { return (unsigned)__cvta_generic_to_shared(p); }
 
 __device__ __forceinline__ unsigned char *dynamic_shared() {

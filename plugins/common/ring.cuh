@@ -1,110 +1,96 @@
 // The stream of weights through shared memory. Weights depend on nothing, so one warp asks for them in the order in which
 // they will be read, as far ahead as there is room, across phases, layers and steps; the memory never waits for the grid.
 //
-// The stream is one sequence of bytes, cut into slots; byte s of it lies at s % RING_BYTES. The producer fills a slot when
-// all consumer warps have released what was there before. A warp waits for and releases slots strictly in order, which
-// keeps the parities of their barriers unambiguous.
+// The stream is one sequence of chunks, each as large as what a product takes at a time; they lie one behind the other in a
+// ring of RING_BYTES, and the last may go on at its start. Every consumer warp waits for every chunk and gives it back, in
+// order, which keeps the parities of the barriers unambiguous. A chunk costs a warp one wait, whatever its size: slots of 8 KB
+// cost 200 cycles each.
 #pragma once
 #include "waiting.cuh"
 
-constexpr unsigned RING_BYTES = SLOTS * SLOT_BYTES;
+constexpr unsigned CHUNKS = 32;  // that are in the ring, at most
 
 struct RingBarriers {
-  Barrier full[SLOTS], empty[SLOTS];
+  Barrier full[CHUNKS], empty[CHUNKS];
+  unsigned bytes[CHUNKS];  // of each chunk, which only the producer reads
+  volatile unsigned flight;  // bytes on their way, at most; changed by consumers
 };
 
-__device__ __forceinline__ void init_ring(RingBarriers &barriers, int consumer_warps) {
-  for (int slot = 0; slot < SLOTS; ++slot) {
-    barrier_init(&barriers.full[slot], 1);
-    barrier_init(&barriers.empty[slot], consumer_warps);
+__device__ __forceinline__ void init_ring(RingBarriers &barriers, int consumer_warps, unsigned flight) {
+  for (unsigned i = 0; i < CHUNKS; ++i) {
+    barrier_init(&barriers.full[i], 1);
+    barrier_init(&barriers.empty[i], consumer_warps);
   }
+  barriers.flight = flight;
   barriers_ready();
 }
 
-// One place in the sequence of slots.
-struct SlotCursor {
-  unsigned slot = 0, parity = 0;
-  __device__ __forceinline__ void next() {
-    if (++slot == SLOTS) slot = 0, parity ^= 1;
-  }
-};
+__device__ __forceinline__ unsigned parity_of(unsigned chunk) { return chunk / CHUNKS & 1; }
 
-// The one thread that fills the ring. No more than `flight` slots are on their way at a time: that is enough for the memory's
-// full speed, and more would only make everybody else's loads wait in the same queues.
+// The one thread that fills the ring. No more than `flight` bytes are on their way at a time (but a chunk always may): enough
+// for the memory's full speed, while more would only make everybody else's loads wait in the same queues.
 struct Producer {
   unsigned char *ring;
   RingBarriers *barriers;
   unsigned long long policy;
-  SlotCursor at, landed;
-  unsigned filled = 0, flying = 0;
-  const unsigned flight;
+  unsigned chunk = 0, landed = 0, released = 0;   // the next one; the oldest that may be on its way; that may be in use
+  unsigned place = 0, room = RING_BYTES, flying = 0;  // in bytes
 
-  __device__ Producer(unsigned char *ring, RingBarriers *barriers, unsigned flight)
-      : ring(ring), barriers(barriers), policy(read_once()), flight(flight) {}
+  __device__ Producer(unsigned char *ring, RingBarriers *barriers) : ring(ring), barriers(barriers), policy(read_once()) {}
 
-  // Append bytes of global memory, a multiple of 16 at a multiple of 16, to the stream.
-  __device__ void push(const void *source, unsigned bytes) {
+  // A chunk of so many bytes, a multiple of 128; `copy` says where they come from, and `end` ends it.
+  __device__ __forceinline__ void begin(unsigned bytes) {
+    for (; room < bytes || chunk - released == CHUNKS; ++released) {
+      barrier_wait(&barriers->empty[released % CHUNKS], parity_of(released));
+      room += barriers->bytes[released % CHUNKS];
+    }
+    while (flying > 0 && flying + bytes > barriers->flight) land();
+    barriers->bytes[chunk % CHUNKS] = bytes;
+    room -= bytes, flying += bytes;
+    barrier_expect(&barriers->full[chunk % CHUNKS], bytes);
+  }
+
+  __device__ __forceinline__ void land() {
+    barrier_wait(&barriers->full[landed % CHUNKS], parity_of(landed));
+    flying -= barriers->bytes[landed % CHUNKS];
+    ++landed;
+  }
+
+  // Bytes of global memory, a multiple of 16 at a multiple of 16.
+  __device__ __forceinline__ void copy(const void *source, unsigned bytes) {
     const unsigned char *from = (const unsigned char *)source;
     while (bytes > 0) {
-      if (filled == 0) begin_slot();
-      const unsigned count = min(bytes, SLOT_BYTES - filled);
-      barrier_expect(&barriers->full[at.slot], count);
-      copy_bulk(ring + at.slot * SLOT_BYTES + filled, from, count, &barriers->full[at.slot], policy);
-      from += count, bytes -= count, filled += count;
-      if (filled == SLOT_BYTES) flush();
+      const unsigned count = min(bytes, RING_BYTES - place);
+      copy_bulk(ring + place, from, count, &barriers->full[chunk % CHUNKS], policy);
+      from += count, bytes -= count, place = place + count == RING_BYTES ? 0 : place + count;
     }
   }
 
-  __device__ __forceinline__ void begin_slot() {
-    if (flying == flight) {
-      barrier_wait(&barriers->full[landed.slot], landed.parity);
-      landed.next();
-      --flying;
-    }
-    barrier_wait(&barriers->empty[at.slot], at.parity ^ 1);
-    ++flying;
-  }
-
-  // Hand the slot over as it is.
-  __device__ void flush() {
-    if (filled == 0) return;
-    barrier_arrive(&barriers->full[at.slot]);
-    at.next();
-    filled = 0;
-  }
+  __device__ __forceinline__ void end() { barrier_arrive(&barriers->full[chunk++ % CHUNKS]); }
 };
 
 // What one consumer warp knows of the stream.
 struct Consumer {
   RingBarriers *barriers;
-  unsigned position = 0;  // of the product that is being computed, in the stream
-  SlotCursor ready, released;
-  long long stalled = 0;                     // cycles, where PROFILE is on
-  unsigned ready_end = 0, released_end = 0;  // up to where the stream is readable, and was given back
+  unsigned chunk = 0, place = 0;  // of the chunk that comes next
+  long long stalled = 0;          // cycles, where PROFILE is on
 
-  // Make the stream readable up to `end`.
-  __device__ __forceinline__ void wait(unsigned end) {
-    while ((int)(ready_end - end) < 0) {
+  // Until the next chunk is there, at `place` and behind.
+  __device__ __forceinline__ void wait() {
 #if PROFILE
-      const long long began = clock64();
+    const long long began = clock64();
 #endif
-      barrier_wait(&barriers->full[ready.slot], ready.parity);
+    barrier_wait(&barriers->full[chunk % CHUNKS], parity_of(chunk));
 #if PROFILE
-      stalled += clock64() - began;
+    stalled += clock64() - began;
 #endif
-      ready.next();
-      ready_end += SLOT_BYTES;
-    }
   }
 
-  // Give back all slots that end at or before `end`. Every lane has read what it needs from them.
-  __device__ __forceinline__ void release(unsigned end) {
-    while ((int)(released_end + SLOT_BYTES - end) <= 0) {
-      wait(released_end + SLOT_BYTES);  // a slot that this warp had nothing to read from
-      __syncwarp();                     // every lane has read, and has seen that there was something to read
-      if (threadIdx.x % 32 == 0) barrier_arrive(&barriers->empty[released.slot]);
-      released.next();
-      released_end += SLOT_BYTES;
-    }
+  // Give it back. Every lane has read what it needs.
+  __device__ __forceinline__ void release(unsigned bytes) {
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) barrier_arrive(&barriers->empty[chunk % CHUNKS]);
+    ++chunk, place += bytes;
+    if (place >= RING_BYTES) place -= RING_BYTES;
   }
 };

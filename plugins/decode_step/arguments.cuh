@@ -4,16 +4,22 @@
 #include "../common/flagged.cuh"
 #include "../common/product.cuh"
 
-constexpr int THREADS = 32 * WARPS;                            // that multiply
-constexpr int FEW = 32, MANY = 128;                            // rows that a block has of a small and a large matrix, at most
-constexpr int FEW_TILES = (HIDDEN + 8 * 128 - 1) / (8 * 128);  // of a small matrix, that a warp takes at a time
-constexpr int LONG_TILES = FEW_TILES * 16 * INTERMEDIATE + SLOT_BYTES <= SLOTS * SLOT_BYTES ? FEW_TILES : 1;  // of down
-constexpr int SPLITS = 16;                                     // pieces of the prefix, at most
-constexpr int ATTENDED = 2;  // the barrier at which the warp that attends says that a step's rows are in the cache
+constexpr int THREADS = 32 * WARPS;       // that multiply and attend
+constexpr int FEW = 32, MANY = 128;       // rows that a block has of a small and a large matrix, at most
+constexpr int SPLITS = PIECES;            // pieces of the prefix, at most
+static_assert(SPLITS <= 16 && SPLITS % 2 == 0, "a lane for each in half a warp");
 
 constexpr int QUERIES = HEADS * HEAD_DIM, KEYS = KV_HEADS * HEAD_DIM;
 constexpr int QKV_ROWS = QUERIES + 2 * KEYS;
-static_assert(SPLITS == HEAD_DIM / 4, "the lanes that share a head's channels also share its pieces");
+
+// How each matrix is cut, for the producer as for the consumers: two tiles of rows at a time, where a block has more than
+// one and whole rows fit.
+constexpr int tiles_of(bool several, int columns) { return several && 16 * columns * 2 <= CHUNK_BYTES ? 2 : 1; }
+constexpr bool TALL = HIDDEN > 8 * 128;
+typedef Cut<HIDDEN, SPLIT_HIDDEN, tiles_of(true, HIDDEN)> QkvCut;
+typedef Cut<QUERIES, SPLIT_QUERIES, tiles_of(TALL, QUERIES)> OutCut;
+typedef Cut<HIDDEN, SPLIT_HIDDEN, tiles_of(TILES == 2, HIDDEN)> LargeCut;  // gate and up, head
+typedef Cut<INTERMEDIATE, SPLIT_INNER, tiles_of(TALL, INTERMEDIATE)> DownCut;
 
 struct LayerWeights {  // as in the checkpoint, [out, in]
   const Half *input_norm, *qkv, *qkv_bias, *o, *post_norm, *gate_up, *down;
@@ -56,29 +62,52 @@ __device__ __forceinline__ int first_token(const StepArguments &a) {
   return PURE ? max(0, min(*a.token, VOCABULARY - 1)) : *a.token;
 }
 
+struct Unit {  // of attention: a key head, and a piece of the prefix with its rows; and the newest row
+  int kv, split, begin, end, position;
+};
+
+struct AttentionMemory {
+  Slice slices[ATTENDING];
+  float cos[HEAD_DIM], sin[HEAD_DIM];  // of the newest row
+};
+
+struct Rows {
+  int first, count;
+};
+
+// This block's part of `total` rows, a multiple of `unit`.
+__device__ __forceinline__ Rows share_of(unsigned total, unsigned unit = 1) {
+  const int first = total / unit * blockIdx.x / gridDim.x * unit;
+  return {first, (int)(total / unit * (blockIdx.x + 1) / gridDim.x * unit) - first};
+}
+
 struct Memory {
   alignas(128) unsigned char ring[RING_BYTES];
   AttentionMemory attention;
   unsigned x[(HIDDEN > INTERMEDIATE ? HIDDEN : INTERMEDIATE) / 2];  // what is multiplied with, two halves a word
-  float many[2][MANY * SPLIT_HIDDEN], few[FEW * MAX_SPLIT];  // what products leave
+  union {
+    float many[2][MANY * SPLIT_HIDDEN];  // what products of large matrices leave
+    PartialMix partial[ATTENDING];       // what warps that attend leave
+  };
+  float few[FEW * MAX_SPLIT];
   float squares[WARPS];
   float residual[FEW];  // this block's own rows of the hidden state
   LayerWeights layers[LAYERS];
   Best bests[WARPS];
+  Unit unit;
+  Rows qkv, hidden, inner, head;  // computed once: a division takes long, and registers are few
   int token;
   RingBarriers barriers;
 };
 
 static_assert(QUERIES <= INTERMEDIATE, "x is long enough for attention's result");
-static_assert(sizeof(Memory) <= 227 * 1024, "SLOTS * SLOT_BYTES is more than a block can have beside the rest");
+static_assert(sizeof(Memory) <= 227 * 1024, "RING_BYTES is more than a block can have beside the rest");
 
-struct Rows {
-  int first, count;
-  // This block's part of `total` rows, a multiple of `unit`.
-  __device__ __forceinline__ explicit Rows(unsigned total, unsigned unit = 1)
-      : first(total / unit * blockIdx.x / gridDim.x * unit),
-        count(total / unit * (blockIdx.x + 1) / gridDim.x * unit - first) {}
-};
+// A matrix from this block's first row on.
+template <class Cut>
+__device__ __forceinline__ RowSource rows_of(const Half *matrix, const Rows &rows) {
+  return {matrix + (long long)rows.first * Cut::K, nullptr, ~0u};
+}
 
 __device__ __forceinline__ void sync() { sync_threads<1, THREADS>(); }  // all that multiply
 

@@ -6,7 +6,7 @@ import ctypes
 
 from plugins.decode_step.sizes import Sizes
 
-SPLITS = 16  # of kernel.cuh
+SPLITS = 16  # of kernel.cuh, at most
 FLAGGED = 8  # bytes of a value with the turn in which it was written
 LAYER_FIELDS = ("input_norm", "qkv", "qkv_bias", "o", "post_norm", "gate_up", "down")  # addresses, one row a layer
 STATE_FIELDS = ("turns", "token", "past_length", "tokens", "logits")

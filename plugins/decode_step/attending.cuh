@@ -1,101 +1,106 @@
-// The warp that attends. It never waits for its block, only for queries, and asks for the next layer's cache rows as soon as
-// it is done with one.
+// What a block does for attention: one unit, or nothing, by its first ATTENDING warps, while the others wait for all units.
+// The cache rows of the next layer are asked for as soon as it is done with one.
 #pragma once
 #include "arguments.cuh"
 
+constexpr int ATTENDING_BARRIER = 2;  // of the warps that attend
+
 struct Attending {
   const StepArguments &a;
-  AttentionMemory &memory;
-  int lane = threadIdx.x % 32, kv, split, begin, end, position;
+  Memory &memory;
+  Unit unit;
 
-  __device__ Attending(const StepArguments &a, Memory &memory) : a(a), memory(memory.attention) {}
-
-  __device__ void run() {
-    const int before = first_position(a);
-    unsigned turn = *a.turns;
-    for (int step = 0; step < a.steps; ++step) {
-      if (step > 0) wait_for_choice(turn);
-      const bool has_unit = start(before + step);
-      for (int layer = 0; layer < LAYERS; ++layer) {
-        ++turn;
-        if (has_unit) attend(layer, turn);
-      }
-      ++turn;
-      __threadfence();
-      arrive_threads<ATTENDED, 64>();
-    }
-  }
-
-  // All blocks have chosen, so that their rows are in the cache. Nobody waits for a warp without a unit: when it comes here,
-  // others may have chosen once more.
-  __device__ __forceinline__ void wait_for_choice(unsigned turn) {
-    for (int i = lane; i < gridDim.x; i += 32) wait_turn(a.bests + 2 * i + 1, turn);
-    __threadfence();
-    __syncwarp();
-  }
+  __device__ Attending(const StepArguments &a, Memory &memory) : a(a), memory(memory) {}
 
   // Which key head and piece of the prefix this block has in this step, if any; its rows of the first layer are asked for.
-  __device__ bool start(int at) {
-    const int pieces = pieces_at(at), rows = at + 1;
-    position = at, kv = blockIdx.x / pieces, split = blockIdx.x % pieces;
-    begin = rows * split / pieces, end = rows * (split + 1) / pieces;
-    if (kv >= KV_HEADS) return false;
+  // Whoever comes behind the block's next barrier may attend.
+  __device__ __forceinline__ void start(int at) {
+    const int pieces = pieces_at(at), rows = at + 1, thread = this_thread();
+    const int kv = blockIdx.x / pieces, split = blockIdx.x % pieces;
+    unit = {kv, split, rows * split / pieces, rows * (split + 1) / pieces, at};
+    if (thread == 0) memory.unit = unit;
+    if (kv >= KV_HEADS) return;
     const long long angles = PURE ? 0 : (long long)at * HEAD_DIM;
-    for (int d = lane; d < HEAD_DIM; d += 32) {
-      memory.cos[d] = a.cos_table[angles + d];
-      memory.sin[d] = a.sin_table[angles + d];
+    if (thread < HEAD_DIM) {
+      memory.attention.cos[thread] = a.cos_table[angles + thread];
+      memory.attention.sin[thread] = a.sin_table[angles + thread];
     }
-    ask(0, begin);
-    __syncwarp();
-    return true;
+    if (thread / 32 < ATTENDING) ask(0, unit.begin);
   }
 
   // This unit's keys and values in a row of the cache.
-  __device__ __forceinline__ int keys(int layer) const { return (layer * KV_HEADS + kv) * HEAD_DIM; }
+  __device__ __forceinline__ int keys(int layer) const { return (layer * KV_HEADS + unit.kv) * HEAD_DIM; }
   __device__ __forceinline__ int values(int layer) const { return keys(layer) + LAYERS * KV_HEADS * HEAD_DIM; }
-  __device__ __forceinline__ Half *newest() const { return PURE ? a.rows : a.past + (long long)position * CACHE_ROW; }
-  __device__ __forceinline__ Piece piece(int first) const { return {first, min(TILE, end - first), position}; }
+  __device__ __forceinline__ Half *newest() const { return PURE ? a.rows : a.past + (long long)unit.position * CACHE_ROW; }
+  __device__ __forceinline__ Slice &slice() const { return memory.attention.slices[this_thread() / 32]; }
 
-  __device__ __forceinline__ void ask(int layer, int first) {
-    ask_rows(memory, a.past + keys(layer), a.past + values(layer), piece(first));
+  // This warp's part of a tile.
+  __device__ __forceinline__ Piece piece(int tile) const {
+    const int first = tile + this_thread() / 32 * SLICE;
+    return {first, min(SLICE, unit.end - first), unit.position};
   }
 
-  __device__ void attend(int layer, unsigned turn) {
-    const Flagged *key = a.qkv + QUERIES + kv * HEAD_DIM, *value = key + KEYS;
+  // Is the newest row among this warp's?
+  __device__ __forceinline__ bool has_newest() const {
+    return unit.end == unit.position + 1 && (unit.position - unit.begin) % TILE / SLICE == this_thread() / 32;
+  }
+
+  __device__ __forceinline__ void ask(int layer, int tile) {
+    ask_rows(slice(), a.past + keys(layer), a.past + values(layer), piece(tile));
+  }
+
+  __device__ __forceinline__ void attend(int layer, unsigned turn) {
+    unit = memory.unit;  // not kept in registers over a layer
+    if (unit.kv >= KV_HEADS || this_thread() / 32 >= ATTENDING) return;
+    const AttentionMemory &m = memory.attention;
+    const Flagged *key = a.qkv + QUERIES + unit.kv * HEAD_DIM, *value = key + KEYS;
     mark(layer, 29);
     Queries queries;
-    queries.take(a.qkv + kv * GROUP * HEAD_DIM, turn, memory.cos, memory.sin);
+    queries.take(a.qkv + unit.kv * GROUP * HEAD_DIM, key, value, has_newest(), turn, m.cos, m.sin);
     mark(layer, 30);
     Mixed mixed;
-    for (int first = begin; first < end; first += TILE) {
-      if (first > begin) ask(layer, first);
-      put_newest(memory, newest() + keys(layer), newest() + values(layer), piece(first), key, value, turn, memory.cos,
-                 memory.sin);
+#pragma unroll 1
+    for (int tile = unit.begin; tile < unit.end; tile += TILE) {
+      if (tile > unit.begin) ask(layer, tile);
+      queries.put_newest(slice(), newest() + keys(layer), newest() + values(layer), piece(tile), m.cos, m.sin);
       copies_done();
       __syncwarp();
-      mixed.add(memory, queries, piece(first).count);
+      mixed.add(slice(), queries, piece(tile).count);
       __syncwarp();
     }
-    give_mixed(mixed, turn);
+    mixed.put(memory.partial[this_thread() / 32]);
+    sync_threads<ATTENDING_BARRIER, 32 * ATTENDING>();
+    give_mixed(turn);
     mark(layer, 31);
-    if (layer + 1 < LAYERS) ask(layer + 1, begin);
+    if (layer + 1 < LAYERS) ask(layer + 1, unit.begin);
   }
 
   // What this unit has found, for the whole grid: a mean of values for each head, and what it weighs.
-  __device__ __forceinline__ void give_mixed(const Mixed &mixed, unsigned turn) {
-    if (lane / 4 >= GROUP) return;
-    const int place = (kv * GROUP + lane / 4) * SPLITS + split;
-    Flagged *peak = a.peaks + place * 2, *to = a.mixed + place * (HEAD_DIM / 2);
-    if (lane % 4 == 0) give(peak, turn, mixed.largest), give(peak + 1, turn, mixed.total);
-    const float share = 1 / mixed.total;
+  __device__ __forceinline__ void give_mixed(unsigned turn) {
+    const int warp = this_thread() / 32, lane = this_thread() % 32;
+#pragma unroll 1
+    for (int head = warp; head < GROUP; head += ATTENDING) {
+      float largest = LOWEST, total = 0;
+      float2 sum = make_float2(0, 0);
 #pragma unroll
-    for (int i = 0; i < 8; ++i)
-      give_halves(to + 4 * i + lane % 4, turn, mixed.values[i][0] * share, mixed.values[i][1] * share);
+      for (int i = 0; i < ATTENDING; ++i) largest = fmaxf(largest, memory.partial[i].largest[head]);
+#pragma unroll
+      for (int i = 0; i < ATTENDING; ++i) {
+        const PartialMix &part = memory.partial[i];
+        const float weight = __expf(part.largest[head] - largest);
+        const float2 value = *(const float2 *)&part.values[head][2 * lane];
+        total += weight * part.total[head], sum.x += weight * value.x, sum.y += weight * value.y;
+      }
+      const float share = 1 / total;
+      const int place = (unit.kv * GROUP + head) * SPLITS + unit.split;
+      if (lane == 0) give(a.peaks + place * 2, turn, largest), give(a.peaks + place * 2 + 1, turn, total);
+      give_halves(a.mixed + place * (HEAD_DIM / 2) + lane, turn, sum.x * share, sum.y * share);
+    }
   }
 
   __device__ __forceinline__ void mark([[maybe_unused]] int layer, [[maybe_unused]] int number) {
 #if PROFILE
-    if (lane == 0 && a.marks) a.marks[((long long)blockIdx.x * (LAYERS + 1) + layer) * 32 + number] = clock64();
+    if (this_thread() == 0 && a.marks) a.marks[((long long)blockIdx.x * (LAYERS + 1) + layer) * 32 + number] = clock64();
 #endif
   }
 };

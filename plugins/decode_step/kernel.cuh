@@ -1,12 +1,12 @@
 // Whole decode steps of one sequence in one persistent kernel: all layers, the head and the choice of the next token.
 //
-// One block for each multiprocessor: WARPS warps that multiply, one that attends, one that asks for weights. Every matrix is
-// cut by rows over the blocks. The grid never waits at a barrier: what one block gives to others carries the turn in which
+// One block for each multiprocessor: WARPS warps that multiply and attend, and one that asks for weights. Every matrix is cut
+// by rows over the blocks. The grid never waits at a barrier: what one block gives to others carries the turn in which
 // it was written (flagged.cuh). Weights wait for nobody (ring.cuh). Hidden states, norms, sums, softmax and rotation are
 // float32; what goes into a product is half.
 //
 // The definition is reference.py. Sizes come as macros: HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, HEAD_DIM,
-// VOCABULARY, QKV_BIAS, EPSILON, HALF_IS_BF16, PURE (arguments.cuh), and for tuning WARPS, SLOTS, SLOT_BYTES, FLIGHT, SPLIT_*, PAIRS.
+// VOCABULARY, QKV_BIAS, EPSILON, HALF_IS_BF16, PURE (arguments.cuh), and those of `Tuning` in sizes.py.
 
 #include "arguments.cuh"
 #include "attending.cuh"
@@ -15,20 +15,21 @@
 // ---- the producer: everything in the order in which `Step` computes it
 
 __device__ void produce(const StepArguments &a, Memory &memory) {
-  Producer producer(memory.ring, &memory.barriers, FLIGHT);
-  const Rows qkv(QKV_ROWS), hidden(HIDDEN), inner(INTERMEDIATE, 2), head(VOCABULARY);
+  Producer producer(memory.ring, &memory.barriers);
+  const Rows qkv = memory.qkv, hidden = memory.hidden, inner = memory.inner, head = memory.head;
+#pragma unroll 1
   for (int step = 0; step < a.steps; ++step) {
+#pragma unroll 1
     for (int l = 0; l < LAYERS; ++l) {
       const LayerWeights &w = memory.layers[l];
-      producer.push(w.qkv + (long long)qkv.first * HIDDEN, qkv.count * HIDDEN * 2);
-      producer.push(w.o + (long long)hidden.first * QUERIES, hidden.count * QUERIES * 2);
-      producer.push(w.gate_up + (long long)inner.first * HIDDEN, inner.count * HIDDEN * 2);
-      producer.push(w.gate_up + (long long)(INTERMEDIATE + inner.first) * HIDDEN, inner.count * HIDDEN * 2);
-      producer.push(w.down + (long long)hidden.first * INTERMEDIATE, hidden.count * INTERMEDIATE * 2);
+      push_rows<QkvCut>(producer, qkv.count, rows_of<QkvCut>(w.qkv, qkv));
+      push_rows<OutCut>(producer, hidden.count, rows_of<OutCut>(w.o, hidden));
+      const Half *up = w.gate_up + (long long)(INTERMEDIATE + inner.first) * HIDDEN;
+      push_rows<LargeCut>(producer, 2 * inner.count, {w.gate_up + (long long)inner.first * HIDDEN, up, (unsigned)inner.count});
+      push_rows<DownCut>(producer, hidden.count, rows_of<DownCut>(w.down, hidden));
     }
-    producer.push(a.head + (long long)head.first * HIDDEN, head.count * HIDDEN * 2);
+    push_rows<LargeCut>(producer, head.count, rows_of<LargeCut>(a.head, head));
   }
-  producer.flush();
 }
 
 // ---- the warps that multiply
@@ -37,18 +38,27 @@ struct Step {
   const StepArguments &a;
   Memory &memory;
   Consumer stream;
+  Attending attending;
   unsigned turn = 0;  // goes with everything that is written for the grid; a new one for each layer and each choice
   int position = 0, layer = 0;
   int thread, warp, lane;
   int mark_count = 0;
 
-  __device__ Step(const StepArguments &a, Memory &memory) : a(a), memory(memory) {
+  __device__ Step(const StepArguments &a, Memory &memory) : a(a), memory(memory), attending(a, memory) {
     stream.barriers = &memory.barriers;
     begin_phase();
   }
 
-  // At the start of a phase.
-  __device__ __forceinline__ void begin_phase() { thread = this_thread(), warp = thread / 32, lane = thread % 32; }
+  // At the start of a phase, which waits for the grid: weights have to leave room for what others say.
+  __device__ __forceinline__ void begin_phase() {
+    thread = this_thread(), warp = thread / 32, lane = thread % 32;
+    if (thread == 0) memory.barriers.flight = FLIGHT_WAITING;
+  }
+
+  // It has what it waited for.
+  __device__ __forceinline__ void begin_product() {
+    if (thread == 0) memory.barriers.flight = FLIGHT;
+  }
 
   __device__ __forceinline__ void mark() {
 #if PROFILE
@@ -113,18 +123,19 @@ struct Step {
     float sum = 0;
 #pragma unroll
     for (int i = 0; i < HIDDEN / WIDE / 32; ++i) sum += memory.squares[i];
-    return rsqrtf(sum / HIDDEN + EPSILON);
+    return rsqrtf(sum * (1.0f / HIDDEN) + EPSILON);
   }
 
   __device__ void project() {
     begin_phase();
     const LayerWeights &w = memory.layers[layer];
-    const Rows rows(QKV_ROWS);
+    const Rows rows = memory.qkv;
     const float bias = QKV_BIAS && thread < rows.count ? to_float(__ldg(w.qkv_bias + rows.first + thread)) : 0;
     load_normed(layer == 0 ? nullptr : a.hidden_in, w.input_norm, turn - 1);
-    const Columns<HIDDEN, SPLIT_HIDDEN> columns(thread);
+    const Kept<QkvCut> vector(thread, memory.x);
+    begin_product();
     mark();
-    few_rows<FEW_TILES, FEW>(stream, memory.ring, columns, memory.x, rows.count, memory.few);
+    product<FEW>(stream, memory.ring, vector, rows.count, memory.few);
     mark_stall(0);
     sync();
     mark();
@@ -142,13 +153,14 @@ struct Step {
 
   __device__ void leave_attention() {
     begin_phase();
-    const Rows rows(HIDDEN);
+    const Rows rows = memory.hidden;
+    attending.attend(layer, turn);
     put_mixed(a.mixed, a.peaks, turn, pieces_at(position), memory.x);
     mark(), mark(), mark();
     sync();
-    const Columns<QUERIES, SPLIT_QUERIES> columns(thread);
+    begin_product();
     mark();
-    few_rows<FEW_TILES, FEW>(stream, memory.ring, columns, memory.x, rows.count, memory.few);
+    product<FEW>(stream, memory.ring, Stored<OutCut>(thread, memory.x), rows.count, memory.few);
     mark_stall(1);
     sync();
     mark();
@@ -157,11 +169,12 @@ struct Step {
 
   __device__ void expand() {
     begin_phase();
-    const Rows rows(INTERMEDIATE, 2);
+    const Rows rows = memory.inner;
     load_normed(a.hidden_mid, memory.layers[layer].post_norm, turn);
-    const Kept<HIDDEN, SPLIT_HIDDEN> vector(thread, memory.x);
+    const Kept<LargeCut> vector(thread, memory.x);
+    begin_product();
     mark();
-    many_rows<PAIRS, MANY>(stream, memory.ring, vector, 2 * rows.count, memory.many[0]);
+    product<MANY>(stream, memory.ring, vector, 2 * rows.count, memory.many[0]);
     mark_stall(2);
     sync();
     mark();
@@ -178,11 +191,12 @@ struct Step {
 
   __device__ void contract() {
     begin_phase();
-    const Rows rows(HIDDEN);
-    const Columns<INTERMEDIATE, SPLIT_INNER> columns(thread);
-    columns.take(a.activation, turn, memory.x);
+    const Rows rows = memory.hidden;
+    const Stored<DownCut> vector(thread, memory.x);
+    vector.take(a.activation, turn, memory.x);
+    begin_product();
     mark(), mark();
-    few_rows<LONG_TILES, FEW>(stream, memory.ring, columns, memory.x, rows.count, memory.few);
+    product<FEW>(stream, memory.ring, vector, rows.count, memory.few);
     mark_stall(3);
     sync();
     mark();
@@ -208,14 +222,15 @@ struct Step {
   // Head product and the first of the largest logits, which every block then knows.
   __device__ void choose(int step) {
     begin_phase();
-    const Rows rows(VOCABULARY);
+    const Rows rows = memory.head;
     load_normed(a.hidden_in, a.final_norm, turn - 1);
-    const Kept<HIDDEN, SPLIT_HIDDEN> vector(thread, memory.x);
+    const Kept<LargeCut> vector(thread, memory.x);
+    begin_product();
     mark();
     Best mine = {__int_as_float(0xff800000), 0x7fffffff};  // minus infinity, behind every index
     for (int first = 0, buffer = 0; first < rows.count; first += MANY, buffer ^= 1) {
       const int count = min(MANY, rows.count - first);
-      many_rows<PAIRS, MANY>(stream, memory.ring, vector, count, memory.many[buffer]);
+      product<MANY>(stream, memory.ring, vector, count, memory.many[buffer]);
       sync();
       if (thread >= count) continue;
       const Best other = {row_sum<SPLIT_HIDDEN, MANY>(memory.many[buffer], thread), rows.first + first + thread};
@@ -224,18 +239,14 @@ struct Step {
     }
     mark_stall(0);
     mark();
-    if (PURE) {
-      if (warp == 0) sync_threads<ATTENDED, 64>();
-      return;
-    }
+    if (PURE) return;
     mine = best_of_warp(mine);
     if (lane == 0) memory.bests[warp] = mine;
     sync();
     if (warp == 0) {
       mine = best_of_warp(memory.bests[min(lane, WARPS - 1)]);
-      sync_threads<ATTENDED, 64>();
       if (lane == 0) {
-        __threadfence();  // what the warp that attends has put into the cache
+        __threadfence();  // what this block has put into the cache
         give(a.bests + 2 * blockIdx.x, turn, mine.value), give(a.bests + 2 * blockIdx.x + 1, turn, __int_as_float(mine.index));
       }
     }
@@ -246,23 +257,30 @@ struct Step {
 
   __device__ __forceinline__ void agree() {
     if (warp == 0) {
+      constexpr int AT_ONCE = 5;  // all of 132 blocks'
       Best mine = {__int_as_float(0xff800000), 0x7fffffff};
-      for (int i = lane; i < gridDim.x; i += 32) {
-        float bits[2];
-        take(a.bests + 2 * i, turn, bits);
-        const Best other = {bits[0], __float_as_int(bits[1])};
-        if (above(other, mine)) mine = other;
+#pragma unroll 1
+      for (int first = 0; first < gridDim.x; first += 32 * AT_ONCE) {
+        uint4 seen[AT_ONCE];
+        take_pairs(turn, seen, [&](int i) { return a.bests + 2 * min(first + 32 * i + lane, (int)gridDim.x - 1); });
+#pragma unroll
+        for (int i = 0; i < AT_ONCE; ++i) {
+          const Best other = {__uint_as_float(seen[i].x), (int)seen[i].z};
+          if (above(other, mine)) mine = other;
+        }
       }
+      __threadfence();  // all rows are in the cache
       mine = best_of_warp(mine);
       if (lane == 0) memory.token = mine.index;
     }
     sync();
   }
 
-  // This block's own rows of the embedding, to which the layers add.
+  // This block's own rows of the embedding, to which the layers add, and what it attends to.
   __device__ void begin() {
     begin_phase();
-    const Rows rows(HIDDEN);
+    attending.start(position);
+    const Rows rows = memory.hidden;
     if (thread < rows.count)
       memory.residual[thread] = to_float(a.embedding[(long long)memory.token * HIDDEN + rows.first + thread]);
     sync();
@@ -303,20 +321,22 @@ struct Step {
 
 __device__ __forceinline__ void run_block(const StepArguments &a, const LayerWeights *layers) {
   Memory &memory = *(Memory *)dynamic_shared();
-  if (threadIdx.x == 0) init_ring(memory.barriers, WARPS);
+  if (threadIdx.x == 0) {
+    init_ring(memory.barriers, WARPS, FLIGHT);
+    memory.qkv = share_of(QKV_ROWS), memory.hidden = share_of(HIDDEN);
+    memory.inner = share_of(INTERMEDIATE, 2), memory.head = share_of(VOCABULARY);
+  }
   if (threadIdx.x < LAYERS) memory.layers[threadIdx.x] = layers[threadIdx.x];
   __syncthreads();
   if (threadIdx.x < THREADS) {
     Step(a, memory).run();
-  } else if (threadIdx.x < THREADS + 32) {
-    Attending(a, memory).run();
-  } else if (threadIdx.x == THREADS + 32) {
+  } else if (threadIdx.x == THREADS) {
     produce(a, memory);
   }
 }
 
 #ifndef LAUNCHER  // launch.cu has an entry of its own
-extern "C" __global__ void __launch_bounds__(THREADS + 64, 1) decode_step(const __grid_constant__ StepArguments a) {
+extern "C" __global__ void __launch_bounds__(THREADS + 32, 1) decode_step(const __grid_constant__ StepArguments a) {
   run_block(a, a.layers);
 }
 

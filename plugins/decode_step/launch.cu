@@ -17,7 +17,7 @@ static_assert(sizeof(LayerTable) == sizeof(void *) * LAYERS * spatiallm::LAYER_T
 static_assert(sizeof(StepArguments) + sizeof(LayerTable) <= 4096, "what a launch can carry");
 
 // The table of layers comes by value: a captured graph keeps it, and no copy to the device has to be waited for.
-__global__ void __launch_bounds__(THREADS + 64, 1)
+__global__ void __launch_bounds__(THREADS + 32, 1)
     run_one_step(const __grid_constant__ StepArguments a, const __grid_constant__ LayerTable table) {
   run_block(a, table.layers);
 }
@@ -76,7 +76,7 @@ cudaError_t launch(const spatiallm::DecodeStepTensors &t, void *workspace, cudaS
   together.id = cudaLaunchAttributeCooperative;
   together.val.cooperative = 1;
   cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(blocks), config.blockDim = dim3(THREADS + 64);
+  config.gridDim = dim3(blocks), config.blockDim = dim3(THREADS + 32);
   config.dynamicSmemBytes = shared, config.stream = stream;
   config.attrs = &together, config.numAttrs = 1;
   void *arguments[] = {&a, &table};

@@ -3,15 +3,13 @@
 #pragma once
 #include "arguments.cuh"
 
-constexpr int BATCH = SPLITS / 2;
+constexpr int BATCH = (SPLITS + 1) / 2;
 
-__device__ __forceinline__ float weight_of_piece(const Flagged *peaks, int piece, int pieces, unsigned turn) {
-  float peak[2] = {LOWEST, 0};
-  if (piece < pieces) take(peaks + piece * 2, turn, peak);
-  float largest = peak[0];
+__device__ __forceinline__ float weight_of_piece(float peak, float sum) {
+  float largest = peak;
 #pragma unroll
   for (int offset = 8; offset > 0; offset /= 2) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, offset));
-  float weight = __expf(peak[0] - largest) * peak[1], total = weight;
+  float weight = __expf(peak - largest) * sum, total = weight;
 #pragma unroll
   for (int offset = 8; offset > 0; offset /= 2) total += __shfl_xor_sync(~0u, total, offset);
   return weight / total;
@@ -21,18 +19,17 @@ __device__ __forceinline__ void put_mixed(const Flagged *all, const Flagged *pea
   const int thread = this_thread(), warp = thread / 32, lane = thread % 32, first = lane / 16 * BATCH;
 #pragma unroll 1
   for (int head = warp; head < HEADS; head += WARPS) {
-    const Flagged *mixed = all + (head * SPLITS + first) * (HEAD_DIM / 2) + lane % 16 * 2;
-    uint4 part[BATCH];
-#pragma unroll
-    for (int i = 0; i < BATCH; ++i)
-      if (first + i < pieces) part[i] = look(mixed + i * (HEAD_DIM / 2));
-    const float weight = weight_of_piece(peaks + head * SPLITS * 2, lane % 16, pieces, turn);
+    const Flagged *mixed = all + head * SPLITS * (HEAD_DIM / 2) + lane % 16 * 2;
+    const Flagged *peak = peaks + (head * SPLITS + min(lane % 16, pieces - 1)) * 2;
+    uint4 part[BATCH + 1];  // of what is not there, the last piece again
+    take_pairs(turn, part, [&](int i) { return i == BATCH ? peak : mixed + min(first + i, pieces - 1) * (HEAD_DIM / 2); });
+    const bool real = lane % 16 < pieces;
+    const float largest = real ? __uint_as_float(part[BATCH].x) : LOWEST, total = real ? __uint_as_float(part[BATCH].z) : 0;
+    const float weight = weight_of_piece(largest, total);
     float sum[4] = {};
 #pragma unroll
     for (int i = 0; i < BATCH; ++i) {
-      const float w = __shfl_sync(~0u, weight, first + i);
-      if (first + i >= pieces) continue;
-      insist(mixed + i * (HEAD_DIM / 2), turn, part[i]);
+      const float w = __shfl_sync(~0u, weight, first + i);  // 0 for a piece that is not there
       const float2 low = to_floats(part[i].x), high = to_floats(part[i].z);
       sum[0] += w * low.x, sum[1] += w * low.y, sum[2] += w * high.x, sum[3] += w * high.y;
     }

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import get_type_hints
 
 from plugins.source import inlined, with_constants
 
 KERNEL = Path(__file__).with_name("kernel.cuh")
-WARP = 32
+WARP, GROUP = 32, 64  # threads; columns that a warp multiplies at a time
 HEAD_DIM, MAX_GROUP, MAX_LAYERS = 64, 8, 64
+FEW, MANY, SLICE_ROWS = 32, 128, 16  # of arguments.cuh and attention.cuh
+SHARED_BYTES = 227 * 1024  # that a block can have
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,26 +72,57 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tuning:
-    """How the work is cut. split_*: warps that share a row, each some groups of 64 columns."""
+    """How the work is cut. 0: as the sizes of the model ask for."""
 
-    warps: int = 14  # that multiply
-    slots: int = 22  # of the ring of weights in shared memory
-    slot_bytes: int = 8192
-    flight: int = 4  # slots on their way at a time
-    split_hidden: int = 7  # products over the hidden state: QKV, gate and up, head
-    split_queries: int = 14  # behind attention
-    split_inner: int = 14  # down
-    pairs: int = 1  # of tiles of eight rows, that a warp takes at a time of large matrices
+    warps: int = 15  # that multiply; with the one that asks for weights a multiple of 4, as registers are dealt
+    ring: int = 0  # bytes of weights in shared memory; 0: all that is left
+    chunk: int = 32768  # bytes of weights that the warps of a block take at a time, at most
+    flight: int = 65536  # bytes on their way at a time, at most
+    flight_waiting: int = 32768  # the same while the block waits for others
+    split_hidden: int = 0  # warps that share a row in products over the hidden state: QKV, gate and up, head
+    split_queries: int = 0  # behind attention
+    split_inner: int = 0  # down
+    tiles: int = 2  # of eight rows, 1 or 2, in a chunk of large matrices
+    pieces: int = 8  # of the prefix in attention, at most
+    backoff: int = 0  # nanoseconds between two looks at what other blocks write
     profile: int = 0
 
     @property
     def threads(self) -> int:
-        """Of a block: one warp attends, one asks for weights."""
-        return WARP * (self.warps + 2)
+        """Of a block: one warp asks for weights."""
+        return WARP * (self.warps + 1)
+
+    def fitted(self, sizes: Sizes) -> Tuning:
+        """With all that was left open: as few warps a row as need no more time than all would."""
+        queries = sizes.heads * sizes.head_dim
+        found = replace(
+            self,
+            split_hidden=self.split_hidden or _even(sizes.hidden // GROUP, self.warps),
+            split_queries=self.split_queries or _even(queries // GROUP, self.warps),
+            split_inner=self.split_inner or _even(sizes.intermediate // GROUP, self.warps),
+        )
+        return found if self.ring else replace(found, ring=found._room(sizes))
+
+    def _room(self, sizes: Sizes) -> int:
+        """Bytes that the rest of a block's memory leaves (`Memory` in arguments.cuh)."""
+        attending = min(self.warps, 8)
+        slices = attending * 2 * SLICE_ROWS * HEAD_DIM * 2 + 2 * HEAD_DIM * 4
+        partial = attending * (sizes.heads // sizes.kv_heads) * (HEAD_DIM + 12) * 4
+        sums = max(2 * MANY * self.split_hidden * 4, partial) + FEW * self.max_split * 4
+        rest = slices + sums + 2 * max(sizes.hidden, sizes.intermediate) + sizes.layers * 56 + 2048
+        return (SHARED_BYTES - rest) // 1024 * 1024
+
+    @property
+    def max_split(self) -> int:
+        return max(self.split_hidden, self.split_queries, self.split_inner)
 
     def constants(self) -> dict[str, int | float]:
-        names = {name.upper(): value for name, value in asdict(self).items()}
-        return {**names, "MAX_SPLIT": max(self.split_hidden, self.split_queries, self.split_inner)}
+        names = {name.upper(): value for name, value in asdict(self).items() if name not in ("ring", "chunk")}
+        return {**names, "MAX_SPLIT": self.max_split, "RING_BYTES": self.ring, "CHUNK_BYTES": self.chunk}
+
+
+def _even(groups: int, warps: int) -> int:
+    return -(-groups // -(-groups // warps))
 
 
 def misfit(sizes: Sizes, tuning: Tuning) -> str | None:
@@ -113,5 +146,5 @@ def misfit(sizes: Sizes, tuning: Tuning) -> str | None:
 
 def source(sizes: Sizes, tuning: Tuning, *, pure: bool = False, file: Path = KERNEL) -> str:
     """The whole kernel as text, which needs no other file and no header of ours. `pure`: as a function of one step."""
-    constants = {**sizes.constants(), **tuning.constants(), "PURE": int(pure)}
+    constants = {**sizes.constants(), **tuning.fitted(sizes).constants(), "PURE": int(pure)}
     return with_constants(inlined(file), constants)

@@ -225,6 +225,7 @@ inline unsigned short float_to_bf16(float value) {
 inline unsigned long long nanoseconds() { return 0; }
 inline int this_thread() { return threadIdx.x; }
 inline void relax() { emulated::give_way(); }
+inline void pause(unsigned) {}
 inline unsigned char *dynamic_shared() { return emulated::fibers[emulated::current]->home->shared; }
 inline void add_release(unsigned *counter) { ++*counter, emulated::vain = 0; }
 inline unsigned load_acquire(const unsigned *counter) { return *counter; }

@@ -4,5 +4,5 @@
 
 extern "C" void run(const StepArguments *arguments, unsigned grid, unsigned seed) {
   const StepArguments a = *arguments;
-  emulated::launch(grid, THREADS + 64, sizeof(Memory), seed, [&a] { decode_step(a); });
+  emulated::launch(grid, THREADS + 32, sizeof(Memory), seed, [&a] { decode_step(a); });
 }

@@ -42,12 +42,23 @@ LLAMA = Sizes(
     epsilon=1e-5,
     bf16=True,
 )
-# What large models are run with; and rings of few and small slots, which wrap around often and in the middle of rows.
+# What large models are run with; and small rings of small chunks, which wrap around often and in the middle of rows.
 TUNINGS = {
     "published": Tuning(),
-    "one_tile": Tuning(warps=4, slots=5, slot_bytes=4096, flight=2, split_hidden=2, split_queries=3, split_inner=4),
+    "one_tile": Tuning(
+        warps=4,
+        ring=10240,
+        chunk=2048,
+        flight=4096,
+        flight_waiting=2048,
+        split_hidden=2,
+        split_queries=3,
+        split_inner=4,
+        tiles=1,
+        pieces=2,
+    ),
     "idle_warps": Tuning(
-        warps=8, slots=10, slot_bytes=2048, flight=3, split_hidden=3, split_queries=2, split_inner=6, pairs=2
+        warps=9, ring=18432, chunk=8192, flight=20000, split_hidden=3, split_queries=2, split_inner=6, pieces=16
     ),
 }
 BLOCKS = 20

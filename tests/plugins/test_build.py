@@ -116,7 +116,7 @@ def test_sizes_as_text(sizes: Sizes) -> None:
     [
         ("heads=6>heads=7", "7 query heads share 2 key heads"),
         ("heads=6>heads=18", "18 query heads share 2 key heads, but at most 8"),
-        ("hidden=256>hidden=200", "the hidden state has 200 channels, but a multiple of 128 up to 3584"),
+        ("hidden=256>hidden=200", "the hidden state has 200 channels, but a multiple of 128 up to 3840"),
         ("hidden=256>hidden=4096", "4096 channels, but a multiple of 256"),
         ("intermediate=384>intermediate=320", "the inner size is 320, but a multiple of 64 from 384 on"),
         ("layers=2>layers=65", "65 layers, but at most 64"),

@@ -32,7 +32,7 @@ def test_constants_are_literals() -> None:
 def test_the_whole_kernel_needs_no_other_file() -> None:
     text = source(MODELS["qwen"], Tuning())
     assert not re.search(r'#include "', text)
-    for name in ("HIDDEN 896", "LAYERS 24", "EPSILON 1e-06f", "SLOTS 22", "HALF_IS_BF16 0"):
+    for name in ("HIDDEN 896", "LAYERS 24", "EPSILON 1e-06f", "WARPS 15", "HALF_IS_BF16 0"):
         assert f"#define {name}\n" in text
 
 
@@ -49,8 +49,8 @@ def test_arguments_are_those_of_the_kernels_struct() -> None:
 
 
 def test_a_variant_is_a_model_with_other_numbers() -> None:
-    model, sizes, tuning = parsed("qwen:slots=11,flight=3")
-    assert (model, sizes, tuning) == ("qwen", MODELS["qwen"], Tuning(slots=11, flight=3))
+    model, sizes, tuning = parsed("qwen:warps=11,flight=32768")
+    assert (model, sizes, tuning) == ("qwen", MODELS["qwen"], Tuning(warps=11, flight=32768))
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is needed to compile for a GPU")
@@ -74,12 +74,12 @@ def test_the_driver_tries_every_variant_and_says_why_one_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """On a machine without a GPU both fail, each in a process of its own; the log has a line of each."""
-    variants = ["--variant", "qwen:pairs=2", "--variant", "qwen:slots=400"]
+    variants = ["--variant", "qwen:tiles=1", "--variant", "qwen:ring=400000"]
     monkeypatch.setattr("sys.argv", ["decode_step", "--output", str(tmp_path), *variants, "--limit", "60"])
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     main()
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert lines == [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line.get("variant") for line in lines] == [None, "probes", "qwen:pairs=2", "qwen:slots=400"]
+    assert [line.get("variant") for line in lines] == [None, "probes", "qwen:tiles=1", "qwen:ring=400000"]
     assert lines[1]["failed"] == lines[2]["failed"] == 1
     assert "more than a block can have" in lines[3]["not_compiled"]
