@@ -28,7 +28,7 @@ def bundles(tiny_checkpoint: Callable[..., Path], tmp_path_factory: pytest.TempP
     """The same export with plain and with scaled norms."""
     checkpoint, folder = open_checkpoint(tiny_checkpoint("qwen")), tmp_path_factory.mktemp("matrix")
     for norm in ("plain", "scaled"):
-        options = ExportOptions(precision="fp16", max_length=1024, tensorrt_norm=norm)
+        options = ExportOptions(precision="fp16", max_length=1024, tensorrt_norm=norm, segment_layers=1)
         write_bundle(checkpoint, folder / norm, options)
     return {norm: folder / norm for norm in ("plain", "scaled")}
 
@@ -52,13 +52,14 @@ def matrix(
 def test_ways_become_bundles_that_run(
     matrix: Callable[..., dict[str, Any]], bundles: dict[str, Path], tmp_path: Path
 ) -> None:
-    facts = matrix("--scaled", bundles["scaled"], "--ways", "separate:scaled:3", "shared:held-half-io:1")
-    cells = ["prefill-scaled-3", "decode-scaled-3", "encoder-free-3", "language_model-held-half-io-1"]
+    facts = matrix("--scaled", bundles["scaled"], "--ways", "segmented:scaled:3", "shared:held-half-io:1")
+    parts = [f"{graph}.{number}-scaled-3" for graph in ("prefill", "decode") for number in (0, 1)]
+    cells = [*parts, "encoder-free-3", "language_model-held-half-io-1"]
     assert not [name for name in cells if "error" in facts[name]]
-    assert (facts[cells[3]]["opt_level"], facts[cells[3]]["islands"]) == (1, ["norm", "half"])
-    assert facts[cells[3]]["direct_io"] is True
+    assert (facts[cells[-1]]["opt_level"], facts[cells[-1]]["islands"]) == (1, ["norm", "half"])
+    assert facts[cells[-1]]["direct_io"] is True
     ready = [Path(line) for line in (tmp_path / "work" / "ready").read_text().splitlines()]
-    assert sorted(path.name for path in ready) == ["separate-scaled-3", "shared-held-half-io-1"]
+    assert sorted(path.name for path in ready) == ["segmented-scaled-3", "shared-held-half-io-1"]
     request = Request(max_new_tokens=12)
     with Pipeline.load(bundles["plain"], backend="onnxruntime", threads=1) as plain:
         want = plain(room(1, 300), request)

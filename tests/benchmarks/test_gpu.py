@@ -33,7 +33,7 @@ PARITY = ("prefill_parity", "forced_parity", "followed_parity", "free_parity", "
 
 @pytest.fixture
 def made(exported: Export) -> Exported:
-    return exported("qwen", "3D_RoPE", "3D_only")
+    return exported("qwen", "3D_RoPE", "3D_only", segment_layers=1)
 
 
 @pytest.fixture
@@ -118,8 +118,9 @@ def test_on_a_gpu_of_host_memory(
     assert facts["load"]["tensorrt"] == version
     assert facts["load"]["plans_forgotten_by_system"] is hasattr(os, "posix_fadvise")
     [folder] = [found for name, found in facts["memory"]["plans"].items() if f"trt{version}-" in name]
-    assert list(folder["plans"]) == ["encoder", "prefill", "decode"]
-    assert list(folder["plans"]["decode"]["profiles"]) == ["decode"]
+    decode = ["decode.0", "decode.1"] if version == "8.6.0" else ["decode"]
+    assert [plan for plan in folder["plans"] if plan.startswith("decode")] == decode
+    assert list(folder["plans"][decode[0]]["profiles"]) == ["decode"]
     assert not [plan for plan in folder["plans"].values() if None in plan.values()]
     assert facts["memory"]["scratch_bytes"] > 0
     assert facts["load"]["total_mb"] > 0
@@ -136,9 +137,10 @@ def built(benchmark: Benchmark, made: Exported, reference: Path) -> None:
     assert facts["opt_level"] == 2
     for number, warm in ((1, False), (2, True)):
         part = facts[f"build_{number}"]
-        assert [plan["warm"] for plan in part["graphs"].values()] == [warm] * 3
+        assert [plan["warm"] for plan in part["graphs"].values()] == [warm] * len(part["graphs"])
         assert part["seconds"] >= max(plan["seconds"] for plan in part["graphs"].values())
-        assert part["profiles"]["decode"]["decode"]["M"] == [512, 1000, 1000]
+        decode = next(ranges for plan, ranges in part["profiles"].items() if plan.startswith("decode"))
+        assert decode["decode"]["M"] == [512, 1000, 1000]
     assert table.again([facts], table.label(facts), "encoder") == facts["build_2"]["graphs"]["encoder"]["seconds"]
 
 
@@ -156,10 +158,12 @@ def profiled(benchmark: Benchmark, gpu: Any, made: Exported, reference: Path) ->
     arguments = ("--bundle", made.bundle.folder, "--reference", reference, "--output", output, "--runs", 4)
     facts = benchmark("gpu.profile", *arguments).facts
     for graph in profile.GRAPHS:
-        kinds = {"compiled node": {"layers": 1, "ms": 1.0}, "reformat": {"layers": 1, "ms": 0.25}}
+        segments = 2 if gpu.tensorrt.__version__ == "8.6.0" and graph != "encoder" else 1  # whose layers have one name
+        times = {"compiled node": 1.0 * segments, "reformat": 0.25 * segments}
+        kinds = {kind: {"layers": 1, "ms": ms} for kind, ms in times.items()}
         assert facts[graph]["kinds"] == kinds
         assert facts[graph]["run_ms"] > 0
-    assert [layer["ms"] for layer in facts["decode"]["slowest"]] == [1.0, 0.25]
+    assert [layer["ms"] for layer in facts["encoder"]["slowest"]] == [1.0, 0.25]
 
 
 def scene(benchmark: Benchmark, made: Exported, reference: Path) -> None:
