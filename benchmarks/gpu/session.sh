@@ -198,9 +198,10 @@ ladder() { # NAME CHECKPOINT BUNDLE TAG OPTIONS...: the recorded rung on top of 
   local name=$1 model=$2 bundle=$3 tag=$4; shift 4
   ok "record-$name-$tag" && H "ladder-$name-$tag" "" -m export.parity --bundle "$bundle" --model "$C/$model" --point_cloud "$SCENE" --against "$WORK/rung-$name-$tag.npz" --report "$O/ladder-$name-$tag.json" --quiet "$@"
 }
-keep() { # records, warnings and TensorRT's own reports
-  local file; for file in "$B/$1"/engines/*/{engine.json,*.log,*.inspector.json}; do
-    [ -e "$file" ] && gzip -c "$file" > "$O/$1-$(basename "$file").gz"; done; return 0; }
+keep() { keep_of "$B/$1" "$1"; }
+keep_of() { # BUNDLE NAME: records, warnings and TensorRT's own reports
+  local file; for file in "$1"/engines/*/{engine.json,*.log,*.inspector.json}; do
+    [ -e "$file" ] && gzip -c "$file" > "$O/$2-$(basename "$file").gz"; done; return 0; }
 
 # --- measurements, on a card that nobody else uses -------------------------------------------------------------------
 best() { local way; for way in $PREFER; do ready "$1" | grep -qx ".*/$way" && ok "parity-$1-$way" && { echo "$way"; return; }; done; }
@@ -215,6 +216,7 @@ lane_measure() {
     ok "reference-$m" && R "ort-$m" "$GPU_A" $(bench engines) --bundle "$B/$m" --reference "$WORK/$m.npz" --backend onnxruntime --device cuda:0 --output "$O/ort-$m.json"
   done
   own_tests
+  for m in qwen llama; do builds "$m"; done
   for m in qwen llama; do others "$m"; done
   for m in qwen llama; do ladder "$m" "$m" "$WORK/ways/$m/$(best "$m")" "$(best "$m")" $FEW; done
 }
@@ -235,6 +237,10 @@ account() { # MODEL: where the time goes; the real command; the rung of the ladd
   T "profile-$1" "$GPU_A" $(bench profile) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/profile-$1.json"
   T "run-$1" "$GPU_A" run_engine.py --bundle "$bundle" --backend tensorrt --point_cloud "$SCENE" --output "$O/room-$1.txt" --max_new_tokens 256 --timings
   rung "$1" "$bundle" "$way" $FEW
+}
+builds() { # MODEL: seconds of export.build as users call it, with nothing beside it; cold, then with its timing cache
+  mkdir -p "$WORK/built"; [ -e "$WORK/built/$1" ] || cp -rl "$B/$1" "$WORK/built/$1"
+  T "build-$1" "$GPU_B" $(bench build) --bundle "$WORK/built/$1" --output "$O/build-$1.json" $LIMITS --timing_cache "$WORK/timing-$1.cache" --rounds 2; keep_of "$WORK/built/$1" "$1"
 }
 others() { # MODEL: speeds of the other ways
   local path way chosen; chosen=$(best "$1")
