@@ -132,7 +132,7 @@ def models(texts: Sequence[str], *, only: bool) -> list[Sizes]:
             sizes = Sizes.parse(text)
         except ValueError as error:
             raise BuildError(f"--sizes {error}.") from error
-        if reason := misfit(sizes, Tuning()):
+        if reason := misfit(sizes):
             raise BuildError(f"--sizes: the decode kernel cannot be compiled for this model: {reason}.")
         chosen.append(sizes)
     if not chosen:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from plugins.build import ARCHITECTURE
-from plugins.decode_step.sizes import Sizes, Tuning, misfit
+from plugins.decode_step.sizes import Sizes, misfit
 from plugins.library import BUILD, Library, LibraryError, open_library
 from runtime.errors import BundleError, EngineError
 from runtime.manifest import LanguageModelSpec, Manifest
@@ -36,7 +36,7 @@ def why_no_decode_step(spec: LanguageModelSpec, precision: str) -> str | None:
         return f"the model is in {precision}, but fp16 or bf16 was expected"
     if spec.output_bias or spec.mlp_bias:
         return "its output or MLP products have biases, which no model had that the kernel was written for"
-    return misfit(decode_step_sizes(spec, precision), Tuning())
+    return misfit(decode_step_sizes(spec, precision))
 
 
 def check_plugins(manifest: Manifest) -> None:

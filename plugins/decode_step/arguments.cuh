@@ -89,8 +89,9 @@ struct Memory {
     float many[2][MANY * SPLIT_HIDDEN];  // what products of large matrices leave
     PartialMix partial[ATTENDING];       // what warps that attend leave
   };
-  float few[FEW * MAX_SPLIT];
-  float squares[WARPS];
+  float few[3][FEW * MAX_SPLIT];  // of small ones; each phase its own, as warps of the next may have begun
+  float squares[WARPS], embedding_squares[WARPS];  // sums over channels of the hidden state
+  float level[2];
   float residual[FEW];  // this block's own rows of the hidden state
   LayerWeights layers[LAYERS];
   Best bests[WARPS];
@@ -100,6 +101,7 @@ struct Memory {
   RingBarriers barriers;
 };
 
+static_assert(HIDDEN <= 4096, "a vector is kept in registers");
 static_assert(QUERIES <= INTERMEDIATE, "x is long enough for attention's result");
 static_assert(sizeof(Memory) <= 227 * 1024, "RING_BYTES is more than a block can have beside the rest");
 

@@ -75,55 +75,59 @@ struct Step {
 #endif
   }
 
-  // Wait for a hidden state (null: take the embedding), norm it, and put it into memory.x.
-  __device__ __forceinline__ void load_normed(const Flagged *hidden, const Half *norm, unsigned turn) {
-    const bool loads = thread < HIDDEN / WIDE;
-    uint2 gains[WIDE / 4];
-    float x[WIDE];
-    if (loads) {
+  // Wait for this warp's channels of a hidden state (null: take the embedding) and put them into memory.x, times gains and
+  // times `level`. The norm's own factor is not known yet, but it is one number, which the product's sums get behind the
+  // next barrier (`scale`): so no warp waits for another before it multiplies.
+  template <class Cut>
+  __device__ __forceinline__ void load_channels(const Columns<Cut> &columns, const Flagged *hidden, const Half *gains,
+                                                unsigned turn, int place) {
+    constexpr int COUNT = Cut::PARTS * Cut::COUNT;
+    if (warp >= Cut::SPLIT) return;
+    const auto word = [&](int i) {  // two channels; where there is no group, those of the first again
+      const int part = i / Cut::COUNT, group = columns.group(part, i % Cut::COUNT);
+      return (group < 0 ? min(warp, Cut::GROUPS - 1) : part * Cut::WIDE + group) * 32 + lane;
+    };
+    const unsigned *row = (const unsigned *)(a.embedding + (long long)memory.token * HIDDEN);
+    unsigned gain[COUNT];
 #pragma unroll
-      for (int i = 0; i < WIDE / 4; ++i) gains[i] = __ldg((const uint2 *)norm + thread * (WIDE / 4) + i);
-      if (hidden) take(hidden + WIDE * thread, turn, x);
-      else embed(x);
-      float sum = 0;
-#pragma unroll
-      for (int i = 0; i < WIDE; ++i) sum += x[i] * x[i];
-      sum = sum_of_warp(sum);
-      if (lane == 0) memory.squares[warp] = sum;
-    }
-    mark();
-    sync();
-    if (loads) {
-      const float s = scale();
-#pragma unroll
-      for (int i = 0; i < WIDE / 4; ++i) {
-        const float2 a = to_floats(gains[i].x), b = to_floats(gains[i].y);
-        const float *y = x + 4 * i;
-        ((uint2 *)memory.x)[thread * (WIDE / 4) + i] =
-            make_uint2(to_halves(y[0] * s * a.x, y[1] * s * a.y), to_halves(y[2] * s * b.x, y[3] * s * b.y));
-      }
-    }
-    sync();
-  }
-
-  static constexpr int WIDE = HIDDEN / 4 <= THREADS ? 4 : 8;  // channels of the hidden state that a thread has
-  static_assert(HIDDEN % (32 * WIDE) == 0 && HIDDEN / WIDE <= THREADS, "whole warps have something");
-
-  __device__ __forceinline__ void embed(float (&x)[WIDE]) {
-    const uint2 *row = (const uint2 *)(a.embedding + (long long)memory.token * HIDDEN) + thread * (WIDE / 4);
-#pragma unroll
-    for (int i = 0; i < WIDE / 4; ++i) {
-      const uint2 bits = __ldg(row + i);
-      const float2 low = to_floats(bits.x), high = to_floats(bits.y);
-      x[4 * i] = low.x, x[4 * i + 1] = low.y, x[4 * i + 2] = high.x, x[4 * i + 3] = high.y;
-    }
-  }
-
-  __device__ __forceinline__ float scale() {
+    for (int i = 0; i < COUNT; ++i) gain[i] = __ldg((const unsigned *)gains + word(i));
+    const float s = level(place);
+    uint4 seen[COUNT];
+    if (hidden) take_pairs(turn, seen, [&](int i) { return hidden + 2 * word(i); });
     float sum = 0;
 #pragma unroll
-    for (int i = 0; i < HIDDEN / WIDE / 32; ++i) sum += memory.squares[i];
-    return rsqrtf(sum * (1.0f / HIDDEN) + EPSILON);
+    for (int i = 0; i < COUNT; ++i) {
+      float2 x = make_float2(__uint_as_float(seen[i].x), __uint_as_float(seen[i].z));
+      if (!hidden) x = to_floats(__ldg(row + word(i)));
+      const float2 g = to_floats(gain[i]);
+      if (columns.group(i / Cut::COUNT, i % Cut::COUNT) >= 0) sum += x.x * x.x + x.y * x.y;
+      memory.x[word(i)] = to_halves(x.x * s * g.x, x.y * s * g.y);
+    }
+    sum = sum_of_warp(sum);
+    if (lane == 0) memory.squares[warp] = sum;
+    __syncwarp();
+  }
+
+  __device__ __forceinline__ static float norm_of(float squares) { return rsqrtf(squares * (1.0f / HIDDEN) + EPSILON); }
+
+  // What hidden states are multiplied with so that they are halves of a good size: the norm's factor of the last hidden state,
+  // a sixteenth of it, since the next one may be much larger. Two places in turn, 0 before a layer and 1 before its MLP.
+  __device__ __forceinline__ float level(int place) const {
+    if (place != 0 || layer > 0) return memory.level[place];
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < WARPS; ++i) sum += memory.embedding_squares[i];
+    return norm_of(sum) / 16;
+  }
+
+  // What a product's sums lack, behind the barrier that follows it; thread 0 leaves the next level.
+  __device__ __forceinline__ float scale(int place) {
+    float sum = 0;
+#pragma unroll
+    for (int i = 0; i < SPLIT_HIDDEN; ++i) sum += memory.squares[i];
+    const float norm = norm_of(sum), factor = norm / level(place);
+    if (thread == 0) memory.level[place ^ 1] = norm / 16;
+    return factor;
   }
 
   __device__ void project() {
@@ -131,23 +135,25 @@ struct Step {
     const LayerWeights &w = memory.layers[layer];
     const Rows rows = memory.qkv;
     const float bias = QKV_BIAS && thread < rows.count ? to_float(__ldg(w.qkv_bias + rows.first + thread)) : 0;
-    load_normed(layer == 0 ? nullptr : a.hidden_in, w.input_norm, turn - 1);
+    load_channels(Columns<QkvCut>(thread), layer == 0 ? nullptr : a.hidden_in, w.input_norm, turn - 1, 0);
+    mark();
     const Kept<QkvCut> vector(thread, memory.x);
     begin_product();
     mark();
-    product<FEW>(stream, memory.ring, vector, rows.count, memory.few);
+    product<FEW>(stream, memory.ring, vector, rows.count, memory.few[0]);
     mark_stall(0);
     sync();
     mark();
-    if (thread < rows.count) give(a.qkv + rows.first + thread, turn, row_sum<SPLIT_HIDDEN, FEW>(memory.few, thread) + bias);
+    if (thread < rows.count)
+      give(a.qkv + rows.first + thread, turn, row_sum<SPLIT_HIDDEN, FEW>(memory.few[0], thread) * scale(0) + bias);
     mark();
   }
 
   // Rows of the hidden state grow by what a product left.
-  template <int KSPLIT>
-  __device__ __forceinline__ void add_residual(Flagged *hidden, const Rows &rows) {
+  template <int SPLIT>
+  __device__ __forceinline__ void add_residual(Flagged *hidden, const Rows &rows, const float *sums) {
     if (thread < rows.count)
-      give(hidden + rows.first + thread, turn, memory.residual[thread] += row_sum<KSPLIT, FEW>(memory.few, thread));
+      give(hidden + rows.first + thread, turn, memory.residual[thread] += row_sum<SPLIT, FEW>(sums, thread));
     mark();
   }
 
@@ -157,20 +163,20 @@ struct Step {
     attending.attend(layer, turn);
     put_mixed(a.mixed, a.peaks, turn, pieces_at(position), memory.x);
     mark(), mark(), mark();
-    sync();
     begin_product();
     mark();
-    product<FEW>(stream, memory.ring, Stored<OutCut>(thread, memory.x), rows.count, memory.few);
+    product<FEW>(stream, memory.ring, Stored<OutCut>(thread, memory.x), rows.count, memory.few[1]);
     mark_stall(1);
     sync();
     mark();
-    add_residual<SPLIT_QUERIES>(a.hidden_mid, rows);
+    add_residual<SPLIT_QUERIES>(a.hidden_mid, rows, memory.few[1]);
   }
 
   __device__ void expand() {
     begin_phase();
     const Rows rows = memory.inner;
-    load_normed(a.hidden_mid, memory.layers[layer].post_norm, turn);
+    load_channels(Columns<LargeCut>(thread), a.hidden_mid, memory.layers[layer].post_norm, turn, 1);
+    mark();
     const Kept<LargeCut> vector(thread, memory.x);
     begin_product();
     mark();
@@ -178,14 +184,18 @@ struct Step {
     mark_stall(2);
     sync();
     mark();
-    if (thread < rows.count / 2) give_halves(a.activation + rows.first / 2 + thread, turn, gated(rows, 2 * thread), gated(rows, 2 * thread + 1));
+    if (thread < rows.count / 2) {
+      const float factor = scale(1);
+      const float low = gated(rows, 2 * thread, factor), high = gated(rows, 2 * thread + 1, factor);
+      give_halves(a.activation + rows.first / 2 + thread, turn, low, high);
+    }
     mark();
   }
 
   // silu(gate) * up of one of this block's rows.
-  __device__ __forceinline__ float gated(const Rows &rows, int row) {
-    const float gate = row_sum<SPLIT_HIDDEN, MANY>(memory.many[0], row);
-    const float up = row_sum<SPLIT_HIDDEN, MANY>(memory.many[0], rows.count + row);
+  __device__ __forceinline__ float gated(const Rows &rows, int row, float factor) {
+    const float gate = factor * row_sum<SPLIT_HIDDEN, MANY>(memory.many[0], row);
+    const float up = factor * row_sum<SPLIT_HIDDEN, MANY>(memory.many[0], rows.count + row);
     return gate / (1 + __expf(-gate)) * up;
   }
 
@@ -196,11 +206,11 @@ struct Step {
     vector.take(a.activation, turn, memory.x);
     begin_product();
     mark(), mark();
-    product<FEW>(stream, memory.ring, vector, rows.count, memory.few);
+    product<FEW>(stream, memory.ring, vector, rows.count, memory.few[2]);
     mark_stall(3);
     sync();
     mark();
-    add_residual<SPLIT_INNER>(a.hidden_in, rows);
+    add_residual<SPLIT_INNER>(a.hidden_in, rows, memory.few[2]);
   }
 
   // The larger value, of equal ones the first; a NaN is above all, as in numpy's argmax.
@@ -223,17 +233,20 @@ struct Step {
   __device__ void choose(int step) {
     begin_phase();
     const Rows rows = memory.head;
-    load_normed(a.hidden_in, a.final_norm, turn - 1);
+    load_channels(Columns<LargeCut>(thread), a.hidden_in, a.final_norm, turn - 1, 0);
+    mark();
     const Kept<LargeCut> vector(thread, memory.x);
     begin_product();
     mark();
     Best mine = {__int_as_float(0xff800000), 0x7fffffff};  // minus infinity, behind every index
+    float factor = 0;
     for (int first = 0, buffer = 0; first < rows.count; first += MANY, buffer ^= 1) {
       const int count = min(MANY, rows.count - first);
       product<MANY>(stream, memory.ring, vector, count, memory.many[buffer]);
       sync();
       if (thread >= count) continue;
-      const Best other = {row_sum<SPLIT_HIDDEN, MANY>(memory.many[buffer], thread), rows.first + first + thread};
+      if (first == 0) factor = scale(0);
+      const Best other = {factor * row_sum<SPLIT_HIDDEN, MANY>(memory.many[buffer], thread), rows.first + first + thread};
       if (a.logits) a.logits[(long long)step * VOCABULARY + other.index] = other.value;
       if (above(other, mine)) mine = other;
     }
@@ -279,10 +292,20 @@ struct Step {
   // This block's own rows of the embedding, to which the layers add, and what it attends to.
   __device__ void begin() {
     begin_phase();
+    layer = 0;
     attending.start(position);
     const Rows rows = memory.hidden;
+    const Half *row = a.embedding + (long long)memory.token * HIDDEN;
+    float sum = 0;
+#pragma unroll 1
+    for (int i = thread; i < HIDDEN / 2; i += THREADS) {
+      const float2 x = to_floats(((const unsigned *)row)[i]);
+      sum += x.x * x.x + x.y * x.y;
+    }
+    sum = sum_of_warp(sum);
+    if (lane == 0) memory.embedding_squares[warp] = sum;
     if (thread < rows.count)
-      memory.residual[thread] = to_float(a.embedding[(long long)memory.token * HIDDEN + rows.first + thread]);
+      memory.residual[thread] = to_float(row[rows.first + thread]);
     sync();
   }
 

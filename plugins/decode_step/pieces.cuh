@@ -1,9 +1,10 @@
-// What units of attention have found, put together into x, two halves a word. A warp has a head, its half warps some of the
-// pieces each, a lane four channels and the weight of one piece.
+// What units of attention have found, put together into x, two halves a word. A warp has the heads that it multiplies with
+// (a head is a group of columns), its half warps some of the pieces each, a lane four channels and the weight of one piece.
 #pragma once
 #include "arguments.cuh"
 
-constexpr int BATCH = (SPLITS + 1) / 2;
+constexpr int BATCH = SPLITS / 2;
+static_assert(OutCut::PARTS == 1 || OutCut::WIDE % SPLIT_QUERIES == 0, "whose a head is does not depend on the part");
 
 __device__ __forceinline__ float weight_of_piece(float peak, float sum) {
   float largest = peak;
@@ -17,8 +18,9 @@ __device__ __forceinline__ float weight_of_piece(float peak, float sum) {
 
 __device__ __forceinline__ void put_mixed(const Flagged *all, const Flagged *peaks, unsigned turn, int pieces, unsigned *x) {
   const int thread = this_thread(), warp = thread / 32, lane = thread % 32, first = lane / 16 * BATCH;
+  if (warp >= SPLIT_QUERIES) return;
 #pragma unroll 1
-  for (int head = warp; head < HEADS; head += WARPS) {
+  for (int head = warp; head < HEADS; head += SPLIT_QUERIES) {
     const Flagged *mixed = all + head * SPLITS * (HEAD_DIM / 2) + lane % 16 * 2;
     const Flagged *peak = peaks + (head * SPLITS + min(lane % 16, pieces - 1)) * 2;
     uint4 part[BATCH + 1];  // of what is not there, the last piece again
@@ -38,4 +40,5 @@ __device__ __forceinline__ void put_mixed(const Flagged *all, const Flagged *pea
     if (lane < 16)
       ((uint2 *)x)[head * 16 + lane] = make_uint2(to_halves(sum[0], sum[1]), to_halves(sum[2], sum[3]));
   }
+  __syncwarp();
 }

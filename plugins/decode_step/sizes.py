@@ -10,7 +10,7 @@ from plugins.source import inlined, with_constants
 
 KERNEL = Path(__file__).with_name("kernel.cuh")
 WARP, GROUP = 32, 64  # threads; columns that a warp multiplies at a time
-HEAD_DIM, MAX_GROUP, MAX_LAYERS = 64, 8, 64
+HEAD_DIM, MAX_GROUP, MAX_LAYERS, MAX_HIDDEN = 64, 8, 64, 4096
 FEW, MANY, SLICE_ROWS = 32, 128, 16  # of arguments.cuh and attention.cuh
 SHARED_BYTES = 227 * 1024  # that a block can have
 
@@ -108,7 +108,7 @@ class Tuning:
         attending = min(self.warps, 8)
         slices = attending * 2 * SLICE_ROWS * HEAD_DIM * 2 + 2 * HEAD_DIM * 4
         partial = attending * (sizes.heads // sizes.kv_heads) * (HEAD_DIM + 12) * 4
-        sums = max(2 * MANY * self.split_hidden * 4, partial) + FEW * self.max_split * 4
+        sums = max(2 * MANY * self.split_hidden * 4, partial) + 3 * FEW * self.max_split * 4
         rest = slices + sums + 2 * max(sizes.hidden, sizes.intermediate) + sizes.layers * 56 + 2048
         return (SHARED_BYTES - rest) // 1024 * 1024
 
@@ -125,17 +125,17 @@ def _even(groups: int, warps: int) -> int:
     return -(-groups // -(-groups // warps))
 
 
-def misfit(sizes: Sizes, tuning: Tuning) -> str | None:
+def misfit(sizes: Sizes) -> str | None:
     """Why the kernel cannot be compiled for a model, or None: the assertions of its files, in words."""
-    multiplying, queries = WARP * tuning.warps, sizes.heads * sizes.head_dim
-    wide = 4 if sizes.hidden <= 4 * multiplying else 8  # channels of the hidden state that a thread has
+    queries = sizes.heads * sizes.head_dim
     checks = {
         f"heads have {sizes.head_dim} channels, but 64 were expected": sizes.head_dim == HEAD_DIM,
         f"{sizes.heads} query heads share {sizes.kv_heads} key heads, but at most {MAX_GROUP} may share one": (
             sizes.heads % sizes.kv_heads == 0 and sizes.heads <= MAX_GROUP * sizes.kv_heads
         ),
-        f"the hidden state has {sizes.hidden} channels, but a multiple of {WARP * wide} up to {8 * multiplying} was "
-        "expected": sizes.hidden % (WARP * wide) == 0 and sizes.hidden <= 8 * multiplying,
+        f"the hidden state has {sizes.hidden} channels, but a multiple of 64 up to {MAX_HIDDEN} was expected": (
+            sizes.hidden % GROUP == 0 and sizes.hidden <= MAX_HIDDEN
+        ),
         f"the inner size is {sizes.intermediate}, but a multiple of 64 from {queries} on was expected": (
             sizes.intermediate % 64 == 0 and sizes.intermediate >= queries
         ),

@@ -68,6 +68,18 @@ def test_large_keys_stay_finite(built: tuple[str, Any]) -> None:
     assert np.isfinite(kernel.run(past, 1)[1]).all()
 
 
+def test_a_hidden_state_that_grows_a_hundredfold_in_a_layer(built: tuple[str, Any]) -> None:
+    """What goes into products is scaled by the norm of the state before, since its own is not known yet."""
+    name, library = built
+    small = Small.random(MODELS[name], 10)
+    bits = small.bits["0.down"]
+    bits[:] = to_bits(300 * from_bits(bits, small.sizes.bf16), small.sizes.bf16)
+    kernel, past = Emulated(library, small), small.past(40, 10)
+    kernel.token[0], kernel.past_length[0], before = 3, 40, past.copy()
+    tokens, logits = kernel.run(past, 1)
+    assert_close("logits", logits, follow(small, 3, 40, before, tokens), LIMITS[name])
+
+
 def test_as_large_models_are_run(tmp_path: Path) -> None:
     """More warps than there are columns for, and a ring that never comes around."""
     small = Small.random(QWEN, 7)
