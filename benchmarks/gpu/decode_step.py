@@ -36,6 +36,7 @@ VARIANTS = [
     "qwen:",
     "llama:",
     "qwen:profile=1",
+    "qwen:copies=4",
     "qwen:flight_waiting=65536",
     "qwen:tiles=1,chunk=16384,flight=49152,flight_waiting=16384",
     "llama:flight_waiting=65536",
@@ -102,6 +103,7 @@ def compiled(variant: str, args: argparse.Namespace) -> Path | str:
             "RING_BYTES": 22 * 8192,
             "HALF_IS_BF16": 0,
             "BACKOFF": 0,
+            "COPIES": 1,
             "PROFILE": 0,
         }
         text = with_constants(inlined(Path(__file__).with_name("probes.cu")), constants)

@@ -15,8 +15,15 @@ __device__ __forceinline__ void give(Flagged *to, unsigned turn, float value) {
   store_pair(to, __float_as_uint(value), turn);
 }
 
-__device__ __forceinline__ void give_halves(Flagged *to, unsigned turn, float low, float high) {
-  store_pair(to, to_halves(low, high), turn);
+// A value that all blocks look for has COPIES places, `stride` apart, so that fewer blocks ask for each piece of the cache.
+__device__ __forceinline__ void give_all(Flagged *to, unsigned stride, unsigned turn, unsigned bits) {
+#pragma unroll
+  for (int i = 0; i < COPIES; ++i) store_pair(to + i * stride, bits, turn);
+}
+
+// Where this block looks.
+__device__ __forceinline__ const Flagged *my_copy(const Flagged *from, unsigned stride) {
+  return from + blockIdx.x % COPIES * stride;
 }
 
 // COUNT pairs of neighbours, pair i from(i), at a multiple of 16 bytes. All that are missing are asked for together: one after

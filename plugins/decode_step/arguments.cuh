@@ -11,6 +11,7 @@ static_assert(SPLITS <= 16 && SPLITS % 2 == 0, "a lane for each in half a warp")
 
 constexpr int QUERIES = HEADS * HEAD_DIM, KEYS = KV_HEADS * HEAD_DIM;
 constexpr int QKV_ROWS = QUERIES + 2 * KEYS;
+constexpr int MIXED = HEADS * SPLITS * HEAD_DIM / 2, PEAKS = HEADS * SPLITS * 2;  // what attention's pieces give
 
 // How each matrix is cut, for the producer as for the consumers: two tiles of rows at a time, where a block has more than
 // one and whole rows fit.
@@ -35,11 +36,11 @@ struct StepArguments {
   const Half *embedding, *final_norm, *head;
   Half *past;                          // [M, 2L*K, D]
   const float *cos_table, *sin_table;  // [M, D]
-  Flagged *hidden_in, *hidden_mid;     // [C], before a layer and before its MLP
+  Flagged *hidden_in, *hidden_mid;     // [COPIES, C], before a layer and before its MLP
   Flagged *qkv;                        // [QKV_ROWS]
-  Flagged *mixed;                      // [H, SPLITS, D / 2], what attention's pieces give, two halves each
-  Flagged *peaks;                      // [H, SPLITS, 2], largest score and sum of weights
-  Flagged *activation;                 // [I / 2], two halves each
+  Flagged *mixed;                      // [COPIES, H, SPLITS, D / 2], what attention's pieces give, two halves each
+  Flagged *peaks;                      // [COPIES, H, SPLITS, 2], largest score and sum of weights
+  Flagged *activation;                 // [COPIES, I / 2], two halves each
   Flagged *bests;                      // [blocks, 2], value and index
   unsigned *turns;                     // [2]: turns until now, blocks that have finished; zeros at first
   int *token, *past_length;            // the token to feed and the rows before it; both move on

@@ -6,7 +6,7 @@ import ctypes
 
 from plugins.decode_step.sizes import Sizes
 
-SPLITS = 16  # of kernel.cuh, at most
+SPLITS, COPIES = 16, 4  # of the kernel, at most
 FLAGGED = 8  # bytes of a value with the turn in which it was written
 LAYER_FIELDS = ("input_norm", "qkv", "qkv_bias", "o", "post_norm", "gate_up", "down")  # addresses, one row a layer
 STATE_FIELDS = ("turns", "token", "past_length", "tokens", "logits")
@@ -29,12 +29,12 @@ class StepArguments(ctypes.Structure):
 def buffer_bytes(sizes: Sizes, blocks: int) -> dict[str, int]:
     """How large each buffer is. All are zeros before the first launch, and never touched between launches."""
     values = {
-        "hidden_in": sizes.hidden,
-        "hidden_mid": sizes.hidden,
+        "hidden_in": COPIES * sizes.hidden,
+        "hidden_mid": COPIES * sizes.hidden,
         "qkv": sizes.qkv_rows,
-        "mixed": sizes.heads * SPLITS * sizes.head_dim // 2,
-        "peaks": sizes.heads * SPLITS * 2,
-        "activation": sizes.intermediate // 2,
+        "mixed": COPIES * sizes.heads * SPLITS * sizes.head_dim // 2,
+        "peaks": COPIES * sizes.heads * SPLITS * 2,
+        "activation": COPIES * sizes.intermediate // 2,
         "bests": 2 * blocks,
     }
     return {name: FLAGGED * count for name, count in values.items()}

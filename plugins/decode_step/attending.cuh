@@ -93,8 +93,8 @@ struct Attending {
       }
       const float share = 1 / total;
       const int place = (unit.kv * GROUP + head) * SPLITS + unit.split;
-      if (lane == 0) give(a.peaks + place * 2, turn, largest), give(a.peaks + place * 2 + 1, turn, total);
-      give_halves(a.mixed + place * (HEAD_DIM / 2) + lane, turn, sum.x * share, sum.y * share);
+      if (lane < 2) give_all(a.peaks + place * 2 + lane, PEAKS, turn, __float_as_uint(lane == 0 ? largest : total));
+      give_all(a.mixed + place * (HEAD_DIM / 2) + lane, MIXED, turn, to_halves(sum.x * share, sum.y * share));
     }
   }
 

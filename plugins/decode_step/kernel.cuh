@@ -135,7 +135,7 @@ struct Step {
     const LayerWeights &w = memory.layers[layer];
     const Rows rows = memory.qkv;
     const float bias = QKV_BIAS && thread < rows.count ? to_float(__ldg(w.qkv_bias + rows.first + thread)) : 0;
-    load_channels(Columns<QkvCut>(thread), layer == 0 ? nullptr : a.hidden_in, w.input_norm, turn - 1, 0);
+    load_channels(Columns<QkvCut>(thread), layer == 0 ? nullptr : my_copy(a.hidden_in, HIDDEN), w.input_norm, turn - 1, 0);
     mark();
     const Kept<QkvCut> vector(thread, memory.x);
     begin_product();
@@ -153,7 +153,8 @@ struct Step {
   template <int SPLIT>
   __device__ __forceinline__ void add_residual(Flagged *hidden, const Rows &rows, const float *sums) {
     if (thread < rows.count)
-      give(hidden + rows.first + thread, turn, memory.residual[thread] += row_sum<SPLIT, FEW>(sums, thread));
+      give_all(hidden + rows.first + thread, HIDDEN, turn,
+               __float_as_uint(memory.residual[thread] += row_sum<SPLIT, FEW>(sums, thread)));
     mark();
   }
 
@@ -161,7 +162,7 @@ struct Step {
     begin_phase();
     const Rows rows = memory.hidden;
     attending.attend(layer, turn);
-    put_mixed(a.mixed, a.peaks, turn, pieces_at(position), memory.x);
+    put_mixed(my_copy(a.mixed, MIXED), my_copy(a.peaks, PEAKS), turn, pieces_at(position), memory.x);
     mark(), mark(), mark();
     begin_product();
     mark();
@@ -175,7 +176,7 @@ struct Step {
   __device__ void expand() {
     begin_phase();
     const Rows rows = memory.inner;
-    load_channels(Columns<LargeCut>(thread), a.hidden_mid, memory.layers[layer].post_norm, turn, 1);
+    load_channels(Columns<LargeCut>(thread), my_copy(a.hidden_mid, HIDDEN), memory.layers[layer].post_norm, turn, 1);
     mark();
     const Kept<LargeCut> vector(thread, memory.x);
     begin_product();
@@ -187,7 +188,7 @@ struct Step {
     if (thread < rows.count / 2) {
       const float factor = scale(1);
       const float low = gated(rows, 2 * thread, factor), high = gated(rows, 2 * thread + 1, factor);
-      give_halves(a.activation + rows.first / 2 + thread, turn, low, high);
+      give_all(a.activation + rows.first / 2 + thread, INTERMEDIATE / 2, turn, to_halves(low, high));
     }
     mark();
   }
@@ -203,7 +204,7 @@ struct Step {
     begin_phase();
     const Rows rows = memory.hidden;
     const Stored<DownCut> vector(thread, memory.x);
-    vector.take(a.activation, turn, memory.x);
+    vector.take(my_copy(a.activation, INTERMEDIATE / 2), turn, memory.x);
     begin_product();
     mark(), mark();
     product<FEW>(stream, memory.ring, vector, rows.count, memory.few[2]);
@@ -233,7 +234,7 @@ struct Step {
   __device__ void choose(int step) {
     begin_phase();
     const Rows rows = memory.head;
-    load_channels(Columns<LargeCut>(thread), a.hidden_in, a.final_norm, turn - 1, 0);
+    load_channels(Columns<LargeCut>(thread), my_copy(a.hidden_in, HIDDEN), a.final_norm, turn - 1, 0);
     mark();
     const Kept<LargeCut> vector(thread, memory.x);
     begin_product();

@@ -24,12 +24,12 @@ __global__ void __launch_bounds__(THREADS + 32, 1)
 
 // Pieces of the workspace, all zeros at first. Each begins at a multiple of 16 bytes.
 struct Workspace {
-  alignas(16) Flagged hidden_in[HIDDEN];
-  alignas(16) Flagged hidden_mid[HIDDEN];
+  alignas(16) Flagged hidden_in[COPIES * HIDDEN];
+  alignas(16) Flagged hidden_mid[COPIES * HIDDEN];
   alignas(16) Flagged qkv[QKV_ROWS];
-  alignas(16) Flagged mixed[HEADS * SPLITS * HEAD_DIM / 2];
-  alignas(16) Flagged peaks[HEADS * SPLITS * 2];
-  alignas(16) Flagged activation[INTERMEDIATE / 2];
+  alignas(16) Flagged mixed[COPIES * MIXED];
+  alignas(16) Flagged peaks[COPIES * PEAKS];
+  alignas(16) Flagged activation[COPIES * INTERMEDIATE / 2];
   alignas(16) unsigned turns[2];
 };
 

@@ -84,6 +84,7 @@ class Tuning:
     split_inner: int = 0  # down
     tiles: int = 2  # of eight rows, 1 or 2, in a chunk of large matrices
     pieces: int = 8  # of the prefix in attention, at most
+    copies: int = 1  # of what all blocks look for, 1 to 4
     backoff: int = 0  # nanoseconds between two looks at what other blocks write
     profile: int = 0
 

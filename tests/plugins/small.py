@@ -58,7 +58,15 @@ TUNINGS = {
         pieces=2,
     ),
     "idle_warps": Tuning(
-        warps=9, ring=18432, chunk=8192, flight=20000, split_hidden=3, split_queries=2, split_inner=6, pieces=16
+        warps=9,
+        ring=18432,
+        chunk=8192,
+        flight=20000,
+        split_hidden=3,
+        split_queries=2,
+        split_inner=6,
+        pieces=16,
+        copies=3,
     ),
 }
 BLOCKS = 20
