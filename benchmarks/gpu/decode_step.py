@@ -36,10 +36,10 @@ VARIANTS = [
     "qwen:",
     "llama:",
     "qwen:profile=1",
-    "qwen:copies=4",
-    "qwen:flight_waiting=65536",
     "qwen:tiles=1,chunk=16384,flight=49152,flight_waiting=16384",
+    "qwen:copies=4",
     "llama:flight_waiting=65536",
+    "qwen:flight_waiting=65536",
     "qwen:backoff=100",
     "llama:profile=1",
 ]
