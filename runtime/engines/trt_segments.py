@@ -42,7 +42,7 @@ class SegmentedEngine:
     def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         given = dict(outputs or {})
         check_feeds(self, feeds, given)
-        sizes = _sizes(self.inputs, feeds)
+        sizes = self._sizes(feeds)
         rows = on_device(given[ROWS]) if ROWS in given else self._empty(self.outputs[ROWS], sizes)
         handed: dict[str, Tensor] = dict(feeds)
         for part, places in zip(self.parts, self._layers, strict=True):
@@ -65,6 +65,11 @@ class SegmentedEngine:
         self._kept.clear()
         for part in self.parts:
             part.close()
+
+    def _sizes(self, feeds: Mapping[str, Tensor]) -> dict[str, int]:
+        """Sequences and rows of each, by letter. A plan has no letter where only one size was asked for."""
+        table = feeds["cos" if "cos" in feeds else "cos_3d"]
+        return {"B": table.shape[0], self._row_letter: table.shape[1]}
 
     def _rows_spec(self) -> TensorSpec:
         like = self.parts[0].outputs[KEYS]
@@ -104,16 +109,6 @@ def _places(parts: Sequence[TrtEngine]) -> list[dict[str, int]]:
     counts = [int(part.outputs[KEYS].shape[HEADS]) for part in parts]
     starts = [sum(counts[:place]) for place in range(len(counts))]
     return [{KEYS: start, VALUES: sum(counts) + start} for start in starts]
-
-
-def _sizes(inputs: Mapping[str, TensorSpec], feeds: Mapping[str, Tensor]) -> dict[str, int]:
-    """Of the dynamic axes, by letter."""
-    return {
-        axis: size
-        for name, spec in inputs.items()
-        for axis, size in zip(spec.shape, feeds[name].shape, strict=True)
-        if isinstance(axis, str)
-    }
 
 
 def _within(whole: DeviceTensor, piece: DeviceTensor) -> bool:
