@@ -154,7 +154,7 @@ def plans(folder: Path) -> Facts:
     for path in sorted(folder.glob("engines/*/engine.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         kept = {graph: {name: plan.get(name) for name in KEPT} for graph, plan in record["plans"].items()}
-        names = ("tensorrt", "cuda", "driver", "gpu", "precision", "opt_level", "strongly_typed")
+        names = ("tensorrt", "cuda", "driver", "gpu", "precision", "opt_level", "strongly_typed", "plugins")
         found[path.parent.name] = {**{name: record.get(name) for name in names}, "plans": kept}
     return found
 

@@ -309,7 +309,7 @@ collect() {
     grep -q '\[V\]' "$file" 2> /dev/null && grep -E 'Autotuning format|Computing costs|Timing Runner|Fastest Tactic|completed in|(Myelin|ForeignNode).*(took|seconds)' "$file" |
       head -c 4000000 | gzip > "$O/logs/$(in_cell "$file").tried.gz"; done
   nvidia-smi > "$O/nvidia-smi.txt" 2>&1
-  (host "" -m benchmarks.gpu.table "$O"/{torch,engines,scene,build}-*.json > "$O/tables.md" 2> "$O/tables.err")
+  (host "" -m benchmarks.gpu.table "$O"/{torch,engines,ort,scene,build}-*.json > "$O/tables.md" 2> "$O/tables.err")
   tar czf "$WORK/results.tgz.part" -C "$WORK" results && mv "$WORK/results.tgz.part" "$WORK/results.tgz"
   cat "$O/steps.txt" "$O/tables.md"
 }

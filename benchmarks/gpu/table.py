@@ -1,4 +1,7 @@
-"""Result files of one card become the README's tables: python -m benchmarks.gpu.table benchmarks/results/gpu-*.json"""
+"""Result files of one card become tables: python -m benchmarks.gpu.table gpu-{torch,engines,ort,scene,build}-*.json
+
+Of two results of one kind and model the last one counts.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ from typing import Any
 Facts = Mapping[str, Any]
 NONE = "–"
 PLANS = ("encoder", "language_model", "prefill", "decode")
-# Label, benchmark, where prefill's milliseconds stand, where a token's stand.
+KERNEL, ONNX_RUNTIME = "engines, our kernel", "engines, ONNX Runtime"
+# Label, kind of result, where prefill's milliseconds stand, where a token's stand.
 SPEEDS = (
     ("transformers, eager", "torch_baseline", "eager.prefill.ms", "eager.per_token.ms"),
     ("PyTorch: static cache, compiled, CUDA graph", "torch_baseline", "best.prefill.ms", "best.decode.ms"),
     ("TensorRT, tokens through the host", "engines", "prefill_speed.to_logits.ms", "decode_plain_speed.per_token.ms"),
     ("TensorRT, steps on the device", "engines", "prefill_speed.to_logits.ms", "decode_device_loop_speed.per_token.ms"),
     ("the same, in a CUDA graph", "engines", "prefill_speed.to_logits.ms", "decode_device_graph_speed.per_token.ms"),
+    ("the same, decode in our kernel", KERNEL, "prefill_speed.to_logits.ms", "decode_device_graph_speed.per_token.ms"),
+    ("ONNX Runtime", ONNX_RUNTIME, "prefill_speed.to_logits.ms", "decode_device_graph_speed.per_token.ms"),
 )  # fmt: skip
 PARITY = (
     ("prefill logits, cosine", "prefill_parity.logits.cosine_min"),
@@ -38,11 +44,11 @@ def tables(results: Sequence[Facts]) -> str:
 
 def speed_table(results: Sequence[Facts]) -> str:
     """Prefill and decode: a row for each way to run, two columns for each model."""
-    models = labels(results, ("torch_baseline", "engines"))
+    models = labels(results, ("torch_baseline", "engines", KERNEL, ONNX_RUNTIME))
     header = [cell for model in models for cell in (f"{model}: prefill ms", "ms/token")]
     rows = []
-    for name, benchmark, prefill, token in SPEEDS:
-        found = [of(results, benchmark, model) for model in models]
+    for name, wanted, prefill, token in SPEEDS:
+        found = [of(results, wanted, model) for model in models]
         rows.append([name, *(number(dig(facts, key), 2) for facts in found for key in (prefill, token))])
     return markdown(["", *header], rows) if models else ""
 
@@ -88,9 +94,19 @@ def size_table(results: Sequence[Facts]) -> str:
     return markdown(["", *models], rows) if models else ""
 
 
-def labels(results: Sequence[Facts], benchmarks: Sequence[str]) -> list[str]:
-    """Models that these benchmarks measured, in the order of the results."""
-    return list(dict.fromkeys(label(facts) for facts in results if facts["benchmark"] in benchmarks))
+def labels(results: Sequence[Facts], kinds: Sequence[str]) -> list[str]:
+    """Models of which there are results of these kinds, in the order of the results."""
+    return list(dict.fromkeys(label(facts) for facts in results if kind(facts) in kinds))
+
+
+def kind(facts: Facts) -> str:
+    """The benchmark; engines that are not TensorRT's own have kinds of their own."""
+    if facts["benchmark"] != "engines":
+        return str(facts["benchmark"])
+    if facts.get("backend") == "onnxruntime":
+        return ONNX_RUNTIME
+    folders = list((dig(facts, "memory.plans") or {}).values())
+    return KERNEL if folders and folders[-1].get("plugins") else "engines"
 
 
 def label(facts: Facts) -> str:
@@ -100,10 +116,10 @@ def label(facts: Facts) -> str:
 
 
 def mode(facts: Facts) -> str:
-    """The label with the reference's 3D encoding, of which one engine serves all."""
-    if (encoding := dig(facts, "reference.vlm_pe")) is None:
-        return label(facts)
-    return f"{label(facts)}, {dig(facts, 'reference.merge_rule') or encoding}"
+    """The label with the reference's 3D encoding, of which one engine serves all, and with what ran."""
+    encoding = dig(facts, "reference.merge_rule") or dig(facts, "reference.vlm_pe")
+    ran = kind(facts).removeprefix("engines").removeprefix(", ")
+    return ", ".join(part for part in (label(facts), encoding, ran) if part)
 
 
 def again(results: Sequence[Facts], model: str, graph: str) -> float | None:
@@ -119,11 +135,11 @@ def told(passed: bool | None) -> str:
     return NONE if passed is None else "yes" if passed else "no"
 
 
-def of(results: Sequence[Facts], benchmark: str, model: str, **more: str) -> Facts:
-    """The last result of this benchmark and model; nothing where there is none."""
+def of(results: Sequence[Facts], wanted: str, model: str, **more: str) -> Facts:
+    """The last result of this kind and model; nothing where there is none."""
     found: Facts = {}
     for facts in results:
-        same = facts["benchmark"] == benchmark and label(facts) == model
+        same = kind(facts) == wanted and label(facts) == model
         if same and all(facts.get(key) == value for key, value in more.items()):
             found = facts
     return found

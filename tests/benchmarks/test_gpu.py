@@ -398,5 +398,26 @@ def test_modes_of_one_model_have_columns_of_their_own() -> None:
     assert lines[-1] == "| all within what is promised | yes | yes | yes |"
 
 
+def test_engines_of_other_makers_have_rows_of_their_own() -> None:
+    """Whichever file comes last: neither our kernel's nor ONNX Runtime's figures stand where TensorRT's belong."""
+
+    def engines(token: float, **facts: Any) -> dict[str, Any]:
+        speed = {"decode_device_graph_speed": {"per_token": {"ms": token}}}
+        return result("engines", prefill_parity={}, parity_passed=True, **speed, **facts)
+
+    results = [
+        engines(1.64, backend="tensorrt", memory={"plans": {"h100": {"plugins": 0, "plans": {}}}}),
+        engines(0.49, backend="tensorrt", memory={"plans": {"h100": {"plugins": 1, "plans": {}}}}),
+        engines(7.65, backend="onnxruntime", memory={"plans": {}}),
+    ]
+    for given in (results, results[::-1]):
+        lines = table.speed_table(given).splitlines()
+        assert "| the same, in a CUDA graph | – | 1.64 |" in lines
+        assert "| the same, decode in our kernel | – | 0.49 |" in lines
+        assert "| ONNX Runtime | – | 7.65 |" in lines
+    columns = "Qwen 24x896 fp16 | Qwen 24x896 fp16, our kernel | Qwen 24x896 fp16, ONNX Runtime"
+    assert table.parity_table(results).splitlines()[0] == f"|  | {columns} |"
+
+
 def test_tables_of_nothing_are_empty() -> None:
     assert table.tables([]) == ""
