@@ -14,8 +14,8 @@ constexpr int QKV_ROWS = QUERIES + 2 * KEYS;
 constexpr int MIXED = HEADS * SPLITS * HEAD_DIM / 2, PEAKS = HEADS * SPLITS * 2;  // what attention's pieces give
 
 // How each matrix is cut, for the producer as for the consumers: two tiles of rows at a time, where a block has more than
-// one and whole rows fit.
-constexpr int tiles_of(bool several, int columns) { return several && 16 * columns * 2 <= CHUNK_BYTES ? 2 : 1; }
+// one and whole rows fit. (NVRTC takes no function of the host, not even one that only the compiler calls.)
+__device__ constexpr int tiles_of(bool several, int columns) { return several && 16 * columns * 2 <= CHUNK_BYTES ? 2 : 1; }
 constexpr bool TALL = HIDDEN > 8 * 128;
 typedef Cut<HIDDEN, SPLIT_HIDDEN, tiles_of(true, HIDDEN)> QkvCut;
 typedef Cut<QUERIES, SPLIT_QUERIES, tiles_of(TALL, QUERIES)> OutCut;

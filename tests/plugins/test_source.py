@@ -15,6 +15,8 @@ from benchmarks.gpu.decode_step import MODELS, main, parsed
 from plugins.decode_step.arguments import StepArguments
 from plugins.decode_step.sizes import Sizes, Tuning, source
 from plugins.source import inlined, with_constants
+from tests.plugins.nvrtc import errors_of_nvrtc, find_nvrtc
+from tests.plugins.small import LLAMA, QWEN, TUNINGS
 
 
 def test_each_include_is_put_in_place_once(tmp_path: Path) -> None:
@@ -51,6 +53,23 @@ def test_arguments_are_those_of_the_kernels_struct() -> None:
 def test_a_variant_is_a_model_with_other_numbers() -> None:
     model, sizes, tuning = parsed("qwen:warps=11,flight=32768")
     assert (model, sizes, tuning) == ("qwen", MODELS["qwen"], Tuning(warps=11, flight=32768))
+
+
+@pytest.mark.skipif(find_nvrtc() is None, reason="NVRTC is needed: pip install nvidia-cuda-nvrtc")
+@pytest.mark.parametrize(("sizes", "tuning"), [(QWEN, "published"), (LLAMA, "one_tile")], ids=["qwen", "llama"])
+@pytest.mark.parametrize("pure", [False, True], ids=["loop", "pure"])
+def test_nvrtc_takes_it(sizes: Sizes, tuning: str, pure: bool) -> None:
+    """It is stricter than nvcc: there is no host, so no function may be the host's."""
+    library = find_nvrtc()
+    assert library is not None
+    assert errors_of_nvrtc(library, source(sizes, TUNINGS[tuning], pure=pure), "sm_90") == ""
+
+
+@pytest.mark.skipif(find_nvrtc() is None, reason="NVRTC is needed: pip install nvidia-cuda-nvrtc")
+def test_nvrtc_refuses_a_function_of_the_host() -> None:
+    library = find_nvrtc()
+    assert library is not None
+    assert "execution space" in errors_of_nvrtc(library, "constexpr int one() { return 1; }", "sm_90")
 
 
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is needed to compile for a GPU")
