@@ -24,8 +24,6 @@ CHECKPOINT = DEMO / "checkpoint"
 SCORES = DEMO / "scores.json"  # written by `python -m demo.score --output`, the shipped precision first
 SLACK = 0.1  # three rooms are not a hundred
 
-pytestmark = pytest.mark.skipif(not CHECKPOINT.exists(), reason="demo/checkpoint is not trained yet")
-
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
