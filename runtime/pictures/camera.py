@@ -60,8 +60,33 @@ class Side:
 
 
 def sides(layout: Shapes, points: Array, space: Space) -> list[Side]:
-    """For each wall the way out, by points [N, 3] (a few thousand are enough), or by the other walls where none are."""
-    return [Side(wall, _outward(wall, layout, points[:, :2], space)) for wall in layout.walls]
+    """For each wall the way out, by the other walls where these surround a room, else by points [N, 3] (a few thousand
+    are enough): beside a wall with a large window there may be more points outside than inside."""
+    found = []
+    for wall in layout.walls:
+        enclosed = _enclosed(wall, layout)
+        found.append(Side(wall, _outward(wall, layout, points[:, :2], space) if enclosed is None else -enclosed))
+    return found
+
+
+def _enclosed(wall: Shape, layout: Shapes) -> Array | None:
+    """The direction [2] into the room, where walls are in the way an odd number of times in that direction alone."""
+    ways = [way for way in (wall.normal, -wall.normal) if _crossed(wall, way, layout) % 2]
+    return ways[0] if len(ways) == 1 else None
+
+
+def _crossed(wall: Shape, way: Array, layout: Shapes) -> int:
+    """How many other walls a ray from the middle of a wall goes through."""
+    side = np.array([-way[1], way[0]])
+    count = 0
+    for other in layout.walls:
+        half = other.along * other.box.scale[0] / 2
+        ends = other.center[:2] + np.stack([-half, half]) - wall.center[:2]
+        across, ahead = ends @ side, ends @ way
+        if other.box != wall.box and across[0] * across[1] < 0:
+            share = across[0] / (across[0] - across[1])
+            count += bool(ahead[0] + share * (ahead[1] - ahead[0]) > 0)
+    return count
 
 
 def _outward(wall: Shape, layout: Shapes, points: Array, space: Space) -> Array:

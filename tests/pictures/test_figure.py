@@ -91,6 +91,15 @@ def test_near_walls_are_only_feet_and_far_ones_stand() -> None:
     assert shown + len(by_gid(corner, "near door")) + len(by_gid(corner, "near window")) == 3
 
 
+def test_points_outside_do_not_turn_a_wall_around() -> None:
+    """As behind a large window: the wall is still one that the room lies before."""
+    rng, inside = np.random.default_rng(0), cloud(300)
+    outside = rng.random((3000, 3)) * (SIZE[0], 0.5, SIZE[2]) + (0.0, SIZE[1] + 0.1, 0.0)
+    points = PointCloud(np.concatenate([inside.points, outside]), None)
+    for at in (CLOUD, points):
+        assert len(by_gid(plot_layout(ROOM, at).axes[1], "near wall")) == 2
+
+
 def test_scale_bar_and_axes() -> None:
     plan, corner = plot_layout(ROOM, CLOUD).axes
     halves = by_gid(plan, "scale")
