@@ -18,7 +18,8 @@ from plugins.decode_step.sizes import SLICE_ROWS, Sizes, Tuning
 
 Facts = Any
 Part = tuple[str, Callable[[], Facts]]
-CAPACITY = 2048
+CAPACITY = 2048  # rows of the cache, at least
+MOST_STEPS = 32  # in a run
 MARKS = 32
 PROBE_CHUNK = 16384  # bytes that the probes ask for at a time
 PHASES = {
@@ -55,9 +56,9 @@ def address(tensor: Tensor | None) -> int:
 class Model:
     """Random weights on the GPU, and the plain step in float32 (keys and values in the cache's type)."""
 
-    def __init__(self, sizes: Sizes, seed: int = 0) -> None:
+    def __init__(self, sizes: Sizes, capacity: int, seed: int = 0) -> None:
         torch.manual_seed(seed)
-        self.sizes, self.dtype = sizes, torch.bfloat16 if sizes.bf16 else torch.float16
+        self.sizes, self.capacity, self.dtype = sizes, capacity, torch.bfloat16 if sizes.bf16 else torch.float16
         c, queries = sizes.hidden, sizes.heads * sizes.head_dim
         self.embedding = self._random(sizes.vocabulary, c, scale=0.03)
         self.final_norm = self._random(c, scale=0.2, shift=1)
@@ -73,7 +74,7 @@ class Model:
             }
             for _ in range(sizes.layers)
         ]
-        angles = torch.arange(CAPACITY)[:, None] * 1e4 ** (-torch.arange(sizes.head_dim // 2) / (sizes.head_dim // 2))
+        angles = torch.arange(capacity)[:, None] * 1e4 ** (-torch.arange(sizes.head_dim // 2) / (sizes.head_dim // 2))
         angles = torch.cat([angles, angles * 0.7], 1).cuda()  # the halves differ, as those of a point token may
         self.cos, self.sin = angles.cos().float().contiguous(), angles.sin().float().contiguous()
 
@@ -84,7 +85,7 @@ class Model:
         """A cache with `length` random rows; what lies behind them is NaN."""
         torch.manual_seed(seed)
         s = self.sizes
-        past = torch.randn(CAPACITY, 2 * s.layers * s.kv_heads, s.head_dim, device="cuda").to(self.dtype)
+        past = torch.randn(self.capacity, 2 * s.layers * s.kv_heads, s.head_dim, device="cuda").to(self.dtype)
         past[length:] = math.nan
         return past
 
@@ -171,7 +172,7 @@ class Runner:
 
 class Variant:
     def __init__(self, sizes: Sizes, tuning: Tuning, cubin: bytes, context: int, whole: bool) -> None:
-        self.model = Model(sizes)
+        self.model = Model(sizes, max(CAPACITY, context + MOST_STEPS))  # the kernel trusts its caller to have room
         self.runner = Runner(self.model, tuning, cubin)
         self._context, self._tuning, self._whole = context, tuning, whole
 
@@ -180,12 +181,12 @@ class Variant:
         if self._tuning.profile:
             yield "cycles", self.cycles
             return
-        yield "loop", lambda: self.speed(32)
+        yield "loop", lambda: self.speed(MOST_STEPS)
         yield "launches", lambda: self.speed(1)
         if not self._whole:
             return
         yield "read", self.read
-        for length, steps in ((0, 4), (63, 3), (CAPACITY - 1, 1), (self._context, 4)):
+        for length, steps in ((0, 4), (63, 3), (self.model.capacity - 1, 1), (self._context, 4)):
             yield f"at_{length}", lambda length=length, steps=steps: self.against(length, steps)
         yield "repeat", self.repeat
 
@@ -213,15 +214,15 @@ class Variant:
         return {"error": max(errors), **right, "cache": cache, "state": state, "untouched": untouched, "plain": plain}
 
     def speed(self, steps: int) -> Facts:
-        """Milliseconds a token, `steps` in a launch, 32 tokens in a run."""
+        """Milliseconds a token, `steps` in a launch."""
         past = self.model.past(self._context)
 
         def run() -> None:
             self.runner.length.fill_(self._context)
-            for _ in range(32 // steps):
+            for _ in range(MOST_STEPS // steps):
                 self.runner(past, steps)
 
-        times = [time / 32 for time in milliseconds(run, 20)]
+        times = [time / MOST_STEPS for time in milliseconds(run, 20)]
         median = statistics.median(times)
         gigabytes = self.model.sizes.weight_bytes / median / 1e6
         return {

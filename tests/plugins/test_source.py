@@ -102,3 +102,6 @@ def test_the_driver_tries_every_variant_and_says_why_one_has_failed(
     assert [line.get("variant") for line in lines] == [None, "probes", "qwen:tiles=1", "qwen:ring=400000"]
     assert lines[1]["failed"] == lines[2]["failed"] == 1
     assert "more than a block can have" in lines[3]["not_compiled"]
+    result = json.loads((tmp_path / "decode_step.json").read_text())
+    assert list(result["contexts"]["776"]) == ["qwen:tiles=1", "qwen:ring=400000"]
+    assert result["probes"]["failed"] == 1
