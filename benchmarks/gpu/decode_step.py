@@ -40,9 +40,9 @@ VARIANTS = [
     "llama:",
     "qwen:profile=1",
     "qwen:tiles=1,chunk=16384,flight=49152,flight_waiting=16384",
-    "qwen:copies=4",
-    "llama:flight_waiting=65536",
-    "qwen:flight_waiting=65536",
+    "qwen:peek=1",
+    "llama:peek=1",
+    "qwen:peek=1,profile=1",
     "qwen:backoff=100",
     "llama:profile=1",
 ]

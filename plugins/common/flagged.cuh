@@ -26,12 +26,16 @@ __device__ __forceinline__ const Flagged *my_copy(const Flagged *from, unsigned 
   return from + blockIdx.x % COPIES * stride;
 }
 
-// COUNT pairs of neighbours, pair i from(i), at a multiple of 16 bytes. All that are missing are asked for together: one after
-// another each would cost a trip of its own, even when it has long been there.
-template <int COUNT, class From>
-__device__ __forceinline__ void take_pairs(unsigned turn, uint4 (&seen)[COUNT], const From &from) {
+struct Always {
+  __device__ __forceinline__ bool operator()(int) const { return true; }
+};
+
+// COUNT pairs of neighbours, pair i from(i), at a multiple of 16 bytes, or zeros where it is not `wanted`. All that are missing
+// are asked for together: one after another each would cost a trip of its own, even when it has long been there.
+template <int COUNT, class From, class Wanted = Always>
+__device__ __forceinline__ void take_pairs(unsigned turn, uint4 (&seen)[COUNT], const From &from, const Wanted &wanted = {}) {
 #pragma unroll
-  for (int i = 0; i < COUNT; ++i) seen[i] = {0, ~turn, 0, ~turn};
+  for (int i = 0; i < COUNT; ++i) seen[i] = {0, wanted(i) ? ~turn : turn, 0, wanted(i) ? ~turn : turn};
   for (Patience patience;; patience.lose()) {
     bool missing = false;
 #pragma unroll

@@ -23,8 +23,14 @@ __device__ __forceinline__ void put_mixed(const Flagged *all, const Flagged *pea
   for (int head = warp; head < HEADS; head += SPLIT_QUERIES) {
     const Flagged *mixed = all + head * SPLITS * (HEAD_DIM / 2) + lane % 16 * 2;
     const Flagged *peak = peaks + (head * SPLITS + min(lane % 16, pieces - 1)) * 2;
-    uint4 part[BATCH + 1];  // of what is not there, the last piece again
-    take_pairs(turn, part, [&](int i) { return i == BATCH ? peak : mixed + min(first + i, pieces - 1) * (HEAD_DIM / 2); });
+    if (PEEK) {  // until all are there, so that a block that waits asks for 2 KB at a time instead of 30
+      uint4 seen[1];
+      take_pairs(turn, seen, [&](int) { return peak; });
+    }
+    uint4 part[BATCH + 1];  // of what is not there, the last piece again, or nothing
+    take_pairs(
+        turn, part, [&](int i) { return i == BATCH ? peak : mixed + min(first + i, pieces - 1) * (HEAD_DIM / 2); },
+        [&](int i) { return !PEEK || i == BATCH || first + i < pieces; });
     const bool real = lane % 16 < pieces;
     const float largest = real ? __uint_as_float(part[BATCH].x) : LOWEST, total = real ? __uint_as_float(part[BATCH].z) : 0;
     const float weight = weight_of_piece(largest, total);

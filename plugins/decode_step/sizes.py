@@ -85,6 +85,7 @@ class Tuning:
     tiles: int = 2  # of eight rows, 1 or 2, in a chunk of large matrices
     pieces: int = 8  # of the prefix in attention, at most
     copies: int = 1  # of what all blocks look for, 1 to 4
+    peek: int = 0  # 1: who waits for attention looks at the weights of its pieces alone, and then for what is there
     backoff: int = 0  # nanoseconds between two looks at what other blocks write
     profile: int = 0
 

@@ -67,6 +67,7 @@ TUNINGS = {
         split_inner=6,
         pieces=16,
         copies=3,
+        peek=1,
     ),
 }
 BLOCKS = 20
