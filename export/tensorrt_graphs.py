@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import onnx
 
 from export.engines.plugins import why_no_decode_step
-from export.graph.language_model import decode_graph, prefill_graph, shared_graph
+from export.graph.language_model import decode_graph, head_graph, prefill_graph, shared_graph
 from export.graph.layers import NORMS
 from export.graph.segments import SEGMENT_LAYERS, Segment, split
 from export.graph.weights import WeightFile
@@ -21,6 +21,7 @@ from runtime.engines.plans import PLUGIN, segment_name
 from runtime.manifest import LanguageModelSpec
 
 SHARED = "language_model.stacked"  # prefill and decode in one graph
+KINDS = ("prefill", "decode")  # graphs that are also there in segments
 STACKED = (SHARED, "prefill.stacked", "decode.stacked")
 
 
@@ -51,21 +52,31 @@ def tensorrt_graphs(
         to_decode_step(graph, spec, precision)
         yield PLUGIN, graph
     for number, segment in enumerate(segments(spec, dialect.segment_layers)):
-        prefill = prefill_graph(spec, weights, precision, attention, norm, segment)
-        decode = decode_graph(spec, weights, precision, norm, segment)
-        for kind, graph in (("prefill", prefill), ("decode", decode)):
-            stack_segment(graph, spec, segment)
-            yield segment_name(kind, number), graph
+        for kind in KINDS:
+            yield segment_name(kind, number), _segment(kind, spec, weights, dialect, segment)
+
+
+def _segment(
+    kind: str, spec: LanguageModelSpec, weights: WeightFile, dialect: Dialect, segment: Segment
+) -> onnx.ModelProto:
+    precision, norm = dialect.precision, NORMS[dialect.norm]
+    if not segment.range:
+        return head_graph(kind, spec, weights, precision, norm)
+    if kind == "prefill":
+        graph = prefill_graph(spec, weights, precision, dialect.prefill_attention, norm, segment)
+    else:
+        graph = decode_graph(spec, weights, precision, norm, segment)
+    stack_segment(graph, spec, segment)
+    return graph
 
 
 def segments(spec: LanguageModelSpec, most: int) -> list[Segment]:
     """Those that a bundle has graphs of: none where one would hold the whole model."""
-    found = split(spec.layers, most)
-    return found if len(found) > 1 else []
+    return split(spec.layers, most) if spec.layers > most else []
 
 
 def graph_names(spec: LanguageModelSpec, precision: str, segment_layers: int) -> tuple[str, ...]:
     """What a bundle has for TensorRT."""
     plugin = () if why_no_decode_step(spec, precision) else (PLUGIN,)
     numbers = range(len(segments(spec, segment_layers)))
-    return (*STACKED, *plugin, *(segment_name(kind, number) for kind in ("prefill", "decode") for number in numbers))
+    return (*STACKED, *plugin, *(segment_name(kind, number) for kind in KINDS for number in numbers))

@@ -31,7 +31,7 @@ def prefill_graph(
     g, dtype, part = GraphBuilder("prefill", weights), PRECISIONS[precision], segment or whole(spec.layers)
     start, embeds, table = _prompt(g, spec, dtype, "S", part)
     # An input that a graph does not use is none for some compilers.
-    lengths = g.input("lengths", INT32, ["B"]) if part.ends or prefill_attention == "full" else ""
+    lengths = g.input("lengths", INT32, ["B"]) if part.head or prefill_attention == "full" else ""
     shape = at.shapes(g, start, spec, flat=part.begins)
     # Fresh rows are all finite, so here adding is as safe as choosing; ONNX Runtime does it four times as fast.
     bias = at.mask_out(g, _prefill_mask(g, start, lengths, prefill_attention), g.constant(0.0, "float32"))
@@ -43,7 +43,7 @@ def prefill_graph(
 
     rows = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
     hidden = _body(g, rows, spec, part, shape, table, dtype, attend, "S", norm)
-    if part.ends:
+    if part.head:
         last = g.op("Gather", hidden, _last_rows(g, start, lengths))
         _head(g, last, spec, dtype, None, ["B", spec.vocab_size], norm)
     else:
@@ -72,10 +72,27 @@ def decode_graph(
     attend = _attend_past(g, spec, dtype, part, past_length, _new_mask(g, start, spec))
     flat = g.op("Reshape", embeds, g.constant([-1, spec.hidden_size]))
     hidden = _body(g, flat, spec, part, shape, table, dtype, attend, "T", norm)
-    if part.ends:
+    if part.head:
         _head(g, hidden, spec, dtype, shape.batch_and_rows, ["B", "T", spec.vocab_size], norm)
     else:
         _hand_on(g, hidden, spec, dtype, shape, part, "T")
+    return g.build()
+
+
+def head_graph(
+    kind: str, spec: LanguageModelSpec, weights: WeightFile, precision: str, norm: Norm = rms_norm
+) -> onnx.ModelProto:
+    """The last segment of prefill or decode: the residual stream behind all layers in, logits out."""
+    g, dtype, part = GraphBuilder(kind, weights), PRECISIONS[precision], whole(spec.layers)
+    prefill = kind == "prefill"
+    hidden = g.input(part.after, dtype, ["B", "S" if prefill else "T", spec.hidden_size])
+    rows = g.op("Reshape", hidden, g.constant([-1, spec.hidden_size]))
+    if prefill:
+        last = g.op("Gather", rows, _last_rows(g, hidden, g.input("lengths", INT32, ["B"])))
+        _head(g, last, spec, dtype, None, ["B", spec.vocab_size], norm)
+    else:
+        shape = g.op("Concat", g.dim(hidden, 0), g.dim(hidden, 1), axis=0)
+        _head(g, rows, spec, dtype, shape, ["B", "T", spec.vocab_size], norm)
     return g.build()
 
 

@@ -15,21 +15,17 @@ SEGMENT_LAYERS = 4  # at most, in one segment
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """Layers `first` to `last` - 1 of `layers`."""
+    """Layers `first` to `last` - 1 of `layers`; none where a segment is the head alone."""
 
     first: int
     last: int
     layers: int
+    head: bool  # whether logits go out, not the residual stream
 
     @property
     def begins(self) -> bool:
         """Whether token ids come in, not the residual stream."""
         return self.first == 0
-
-    @property
-    def ends(self) -> bool:
-        """Whether logits go out, not the residual stream."""
-        return self.last == self.layers
 
     @property
     def before(self) -> str:
@@ -52,12 +48,16 @@ def hidden_name(layer: int) -> str:
 
 
 def whole(layers: int) -> Segment:
-    """All layers."""
-    return Segment(0, layers, layers)
+    """All layers and the head."""
+    return Segment(0, layers, layers, head=True)
 
 
 def split(layers: int, most: int) -> list[Segment]:
-    """As few segments as possible with at most `most` layers, of sizes that differ by one at most."""
+    """As few segments as possible with at most `most` layers, of sizes that differ by one at most; then the head.
+
+    The head has as many weights as several layers, and the time to compile a segment grows with its weights.
+    """
     count = math.ceil(layers / most)
     borders = [round(place * layers / count) for place in range(count + 1)]
-    return [Segment(first, last, layers) for first, last in itertools.pairwise(borders)]
+    parts = [Segment(first, last, layers, head=False) for first, last in itertools.pairwise(borders)]
+    return [*parts, Segment(layers, layers, layers, head=True)]

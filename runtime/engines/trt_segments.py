@@ -73,7 +73,8 @@ class SegmentedEngine:
 
     def _rows_spec(self) -> TensorSpec:
         like = self.parts[0].outputs[KEYS]
-        heads = sum(int(part.outputs[name].shape[HEADS]) for part in self.parts for name in (KEYS, VALUES))
+        specs = [part.outputs[name] for part in self.parts for name in (KEYS, VALUES) if name in part.outputs]
+        heads = sum(int(spec.shape[HEADS]) for spec in specs)
         return TensorSpec(ROWS, like.dtype, (self._row_letter, "B", heads, like.shape[-1]))
 
     def _targets(
@@ -105,10 +106,12 @@ class SegmentedEngine:
 
 
 def _places(parts: Sequence[TrtEngine]) -> list[dict[str, int]]:
-    """Where each part's keys and values begin in a row, which holds the keys of all layers first."""
-    counts = [int(part.outputs[KEYS].shape[HEADS]) for part in parts]
+    """Where each part's keys and values begin in a row, which holds the keys of all layers first; a head has none."""
+    counts = [int(part.outputs[KEYS].shape[HEADS]) if KEYS in part.outputs else 0 for part in parts]
     starts = [sum(counts[:place]) for place in range(len(counts))]
-    return [{KEYS: start, VALUES: sum(counts) + start} for start in starts]
+    return [
+        {KEYS: start, VALUES: sum(counts) + start} if count else {} for start, count in zip(starts, counts, strict=True)
+    ]
 
 
 def _within(whole: DeviceTensor, piece: DeviceTensor) -> bool:

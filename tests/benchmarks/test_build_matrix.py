@@ -53,7 +53,7 @@ def test_ways_become_bundles_that_run(
     matrix: Callable[..., dict[str, Any]], bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     facts = matrix("--scaled", bundles["scaled"], "--ways", "segmented:scaled:3", "shared:held-half-io:1")
-    parts = [f"{graph}.{number}-scaled-3" for graph in ("prefill", "decode") for number in (0, 1)]
+    parts = [f"{graph}.{number}-scaled-3" for graph in ("prefill", "decode") for number in (0, 1, 2)]
     cells = [*parts, "encoder-free-3", "language_model-held-half-io-1"]
     assert not [name for name in cells if "error" in facts[name]]
     assert (facts[cells[-1]]["opt_level"], facts[cells[-1]]["islands"]) == (1, ["norm", "half"])

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from export.graph.segments import Segment, split
+from export.graph.segments import split, whole
 from runtime.arrays import Array
 from runtime.bundle import KEYS, PAST, ROWS, VALUES
 from runtime.engines.plans import count_segments, segment_name
@@ -31,8 +31,9 @@ def run_segments(case: Exported, kind: str, feeds: Mapping[str, Array]) -> dict[
     for number in range(count_segments(case.bundle.manifest)):
         name = segment_name(kind, number)
         known |= run_graph(case, name, {n: known[n] for n in inputs_of(case, name)})
-        keys.append(known[KEYS])
-        values.append(known[VALUES])
+        if number < count_segments(case.bundle.manifest) - 1:  # the head has no rows
+            keys.append(known[KEYS])
+            values.append(known[VALUES])
     return {"logits": known["logits"], ROWS: np.concatenate(keys + values, axis=2)}
 
 
@@ -77,8 +78,9 @@ def test_every_input_is_used(exported: Export, kind: str, attention: str) -> Non
 
 def test_only_the_residual_stream_flows_between_segments(exported: Export) -> None:
     case = made(exported, "qwen")
-    first, second = (inputs_of(case, segment_name("prefill", number)) for number in range(2))
+    first, second, head = (inputs_of(case, segment_name("prefill", number)) for number in range(3))
     assert "input_ids" in first and "point_embeds" in first and not any(name.startswith(HANDED) for name in first)
+    assert head == [f"{HANDED}2", "lengths"]
     assert f"{HANDED}1" in second and "input_ids" not in second and "point_embeds" not in second
 
 
@@ -88,12 +90,13 @@ def test_only_the_residual_stream_flows_between_segments(exported: Export) -> No
 )
 def test_segments_are_few_and_alike(layers: int, most: int, sizes: list[int]) -> None:
     found = split(layers, most)
-    assert [len(segment.range) for segment in found] == sizes
+    assert [len(segment.range) for segment in found] == [*sizes, 0]
+    assert [segment.head for segment in found] == [False] * len(sizes) + [True]
     assert [layer for segment in found for layer in segment.range] == list(range(layers))
-    assert found[0].begins and found[-1].ends
+    assert found[0].begins and not found[-1].begins
     assert all(one.after == other.before for one, other in itertools.pairwise(found))
 
 
 def test_a_bundle_of_one_segment_has_no_graphs_of_it(exported: Export) -> None:
     assert count_segments(exported("qwen").bundle.manifest) == 0
-    assert Segment(0, 2, 2).begins and Segment(0, 2, 2).ends
+    assert whole(2).begins and whole(2).head
