@@ -38,12 +38,13 @@ NVCC = "/usr/local/cuda/bin/nvcc"  # where it is when it is not on the path
 VARIANTS = [
     "qwen:",
     "llama:",
-    "qwen:profile=1",
-    "qwen:tiles=1,chunk=16384,flight=49152,flight_waiting=16384",
+    "qwen:peek=1,gather=1",
+    "llama:peek=1,gather=1",
+    "qwen:peek=1,gather=1,profile=1",
     "qwen:peek=1",
-    "llama:peek=1",
-    "qwen:peek=1,profile=1",
-    "qwen:backoff=100",
+    "qwen:profile=1",
+    "qwen:gather=1",
+    "qwen:peek=1,gather=1,backoff=100",
     "llama:profile=1",
 ]
 

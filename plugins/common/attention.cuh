@@ -50,6 +50,45 @@ __device__ __forceinline__ void rotate(float &low, float &high, const float *cos
   high = y * cos[d + HEAD_DIM / 2] + x * sin[d + HEAD_DIM / 2];
 }
 
+// The same of a whole row in one warp, of which this lane has channels 2 * lane and the next.
+__device__ __forceinline__ void rotate_row(float (&x)[2], const float *cos, const float *sin) {
+  const int lane = this_thread() % 32, d = 2 * lane;
+#pragma unroll
+  for (int i = 0; i < 2; ++i) {
+    const float other = __shfl_xor_sync(~0u, x[i], 16);  // the channel half a head away
+    x[i] = x[i] * cos[d + i] + (lane < 16 ? -other : other) * sin[d + i];
+  }
+}
+
+// Where GATHER is 1, the warps that attend fetch queries and newest row together, a head each, instead of all of it each.
+struct Gathered {
+  unsigned queries[GROUP][HEAD_DIM / 2 + 4];  // rotated and scaled, two halves a word; heads in different banks
+  alignas(8) float key[HEAD_DIM], value[HEAD_DIM];  // the key rotated
+
+  __device__ __forceinline__ void take(const Flagged *queries_from, const Flagged *keys, const Flagged *values, unsigned turn,
+                                       const float *cos, const float *sin) {
+    constexpr int COUNT = (GROUP + 2 + ATTENDING - 1) / ATTENDING;
+    const int thread = this_thread(), first = thread / 32, lane = thread % 32;
+    const auto from = [&](int row) {
+      return (row < GROUP ? queries_from + row * HEAD_DIM : row == GROUP ? keys : values) + 2 * lane;
+    };
+    uint4 seen[COUNT];
+    take_pairs(
+        turn, seen, [&](int i) { return from(first + i * ATTENDING); },
+        [&](int i) { return first + i * ATTENDING < GROUP + 2; });
+#pragma unroll
+    for (int i = 0; i < COUNT; ++i) {
+      const int row = first + i * ATTENDING;
+      if (row >= GROUP + 2) continue;
+      float x[2] = {__uint_as_float(seen[i].x), __uint_as_float(seen[i].z)};
+      if (row <= GROUP) rotate_row(x, cos, sin);
+      const float scale = 0.125f;  // HEAD_DIM ** -0.5
+      if (row < GROUP) queries[row][lane] = to_halves(x[0] * scale, x[1] * scale);
+      if (row >= GROUP) *(float2 *)((row == GROUP ? key : value) + 2 * lane) = make_float2(x[0], x[1]);
+    }
+  }
+};
+
 // A warp's queries: head lane / 4, rotated and scaled, as what `multiply` takes from the left. Beside them what this lane has
 // of the newest row, channels 2 * lane and the next, in a warp that asks for it.
 struct Queries {
@@ -74,17 +113,22 @@ struct Queries {
     }
   }
 
+  // The same out of shared memory; the key is rotated already.
+  __device__ __forceinline__ void read(const Gathered &from) {
+    const int lane = this_thread() % 32, head = min(lane / 4, GROUP - 1);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) x[i] = from.queries[head][4 * i + lane % 4];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) key[i] = from.key[2 * lane + i], value[i] = from.value[2 * lane + i];
+  }
+
   // The newest row, where the piece has it, also into key_row and value_row [D].
   __device__ __forceinline__ void put_newest(Slice &memory, Half *key_row, Half *value_row, const Piece &piece,
                                              const float *cos, const float *sin) const {
     const int r = piece.position - piece.first, lane = this_thread() % 32, d = 2 * lane;
     if (r < 0 || r >= piece.count) return;
-    float k[2];
-#pragma unroll
-    for (int i = 0; i < 2; ++i) {
-      const float other = __shfl_xor_sync(~0u, key[i], 16);  // the channel half a head away
-      k[i] = key[i] * cos[d + i] + (lane < 16 ? -other : other) * sin[d + i];
-    }
+    float k[2] = {key[0], key[1]};
+    if (!GATHER) rotate_row(k, cos, sin);
     const int at = place_of(r, d / 8) + d % 8;
     *(unsigned *)(key_row + d) = *(unsigned *)(memory.keys + at) = to_halves(k[0], k[1]);
     *(unsigned *)(value_row + d) = *(unsigned *)(memory.values + at) = to_halves(value[0], value[1]);

@@ -70,6 +70,9 @@ struct Unit {  // of attention: a key head, and a piece of the prefix with its r
 struct AttentionMemory {
   Slice slices[ATTENDING];
   float cos[HEAD_DIM], sin[HEAD_DIM];  // of the newest row
+#if GATHER
+  Gathered gathered;
+#endif
 };
 
 struct Rows {

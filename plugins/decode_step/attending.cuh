@@ -52,11 +52,18 @@ struct Attending {
   __device__ __forceinline__ void attend(int layer, unsigned turn) {
     unit = memory.unit;  // not kept in registers over a layer
     if (unit.kv >= KV_HEADS || this_thread() / 32 >= ATTENDING) return;
-    const AttentionMemory &m = memory.attention;
+    AttentionMemory &m = memory.attention;
     const Flagged *key = a.qkv + QUERIES + unit.kv * HEAD_DIM, *value = key + KEYS;
     mark(layer, 29);
     Queries queries;
-    queries.take(a.qkv + unit.kv * GROUP * HEAD_DIM, key, value, has_newest(), turn, m.cos, m.sin);
+    const Flagged *query = a.qkv + unit.kv * GROUP * HEAD_DIM;
+#if GATHER
+    m.gathered.take(query, key, value, turn, m.cos, m.sin);
+    sync_threads<ATTENDING_BARRIER, 32 * ATTENDING>();
+    queries.read(m.gathered);  // nobody writes there before the next barrier
+#else
+    queries.take(query, key, value, has_newest(), turn, m.cos, m.sin);
+#endif
     mark(layer, 30);
     Mixed mixed;
 #pragma unroll 1

@@ -86,6 +86,7 @@ class Tuning:
     pieces: int = 8  # of the prefix in attention, at most
     copies: int = 1  # of what all blocks look for, 1 to 4
     peek: int = 0  # 1: who waits for attention looks at the weights of its pieces alone, and then for what is there
+    gather: int = 0  # 1: warps that attend fetch queries together, through shared memory, instead of all of them each
     backoff: int = 0  # nanoseconds between two looks at what other blocks write
     profile: int = 0
 
@@ -108,8 +109,10 @@ class Tuning:
     def _room(self, sizes: Sizes) -> int:
         """Bytes that the rest of a block's memory leaves (`Memory` in arguments.cuh)."""
         attending = min(self.warps, 8)
+        group = sizes.heads // sizes.kv_heads
         slices = attending * 2 * SLICE_ROWS * HEAD_DIM * 2 + 2 * HEAD_DIM * 4
-        partial = attending * (sizes.heads // sizes.kv_heads) * (HEAD_DIM + 12) * 4
+        slices += self.gather * (group * (HEAD_DIM // 2 + 4) + 2 * HEAD_DIM) * 4
+        partial = attending * group * (HEAD_DIM + 12) * 4
         sums = max(2 * MANY * self.split_hidden * 4, partial) + 3 * FEW * self.max_split * 4
         rest = slices + sums + 2 * max(sizes.hidden, sizes.intermediate) + sizes.layers * 56 + 2048
         return (SHARED_BYTES - rest) // 1024 * 1024

@@ -69,6 +69,7 @@ TUNINGS = {
         copies=3,
         peek=1,
     ),
+    "gathered": Tuning(warps=4, ring=20480, chunk=4096, flight=8192, flight_waiting=4096, pieces=4, peek=1, gather=1),
 }
 BLOCKS = 20
 # Eight (fp16) or eleven (bf16) bits less than float32 in what goes into products; logits are of size 3.

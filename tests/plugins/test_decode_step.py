@@ -15,7 +15,7 @@ from tests.plugins.small import CACHE, CAPACITY, LIMITS, LLAMA, QWEN, TUNINGS, E
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is needed to run the kernel on the CPU")
 MODELS = {"qwen": QWEN, "llama": LLAMA}
-BUILDS = [("qwen", "one_tile"), ("llama", "idle_warps")]
+BUILDS = [("qwen", "one_tile"), ("llama", "idle_warps"), ("qwen", "gathered")]
 
 
 @pytest.fixture(scope="module", params=BUILDS, ids="-".join)
@@ -25,7 +25,7 @@ def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.mark.parametrize(
-    ("length", "steps", "seed"), [(0, 1, 0), (63, 2, 1), (CAPACITY - 1, 1, 3)], ids=lambda x: str(x)
+    ("length", "steps", "seed"), [(0, 1, 0), (63, 2, 1), (130, 1, 2), (CAPACITY - 1, 1, 3)], ids=lambda x: str(x)
 )
 def test_steps_equal_the_reference(built: tuple[str, Any], length: int, steps: int, seed: int) -> None:
     name, library = built
