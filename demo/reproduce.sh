@@ -13,7 +13,7 @@ work=${1:?name a work folder, e.g. demo/reproduce.sh /tmp/demo-training}
 mkdir -p "$work"
 work=$(cd "$work" && pwd)
 cd "$(dirname "$0")/.."
-python=${PYTHON:-python3} gpus=${GPUS:-1} count=${COUNT:-20000} steps=${STEPS:-2000} minutes=${MINUTES:-12} jobs=${JOBS:-$(nproc)}
+python=${PYTHON:-python3} gpus=${GPUS:-1} count=${COUNT:-20000} steps=${STEPS:-1200} minutes=${MINUTES:-10.2} jobs=${JOBS:-$(nproc)}
 some=${MODE_COUNT:-4000}
 some=$((some < count ? some : count))
 trap 'kill $(jobs -p) 2>/dev/null || :' EXIT # what runs beside this script ends with it

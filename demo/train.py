@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--batch_size", type=int, default=32, help="rooms of a step on each GPU (default: 32)")
     p.add_argument("--points", type=int, default=6500, help="points of a thinned scan (default: 6500)")
-    p.add_argument("--whole_from", type=float, default=0.6, help="from here on scans are whole (default: 0.6)")
+    p.add_argument("--whole_from", type=float, default=0.3, help="from here on scans are whole (default: 0.3)")
     p.add_argument("--hints", type=float, default=1.0, help="weight of what voxels should see (default: 1)")
     p.add_argument("--learning_rate", type=float, default=1e-3)
     p.add_argument("--validate_every", type=int, default=500, metavar="STEPS")
