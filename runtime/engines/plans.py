@@ -147,6 +147,8 @@ def misfit(record: EngineRecord, bundle: Bundle, gpu: Gpu, tensorrt: str) -> str
             return f"the plan of {graph} is missing"
         if _stale(record.plans[graph], bundle, graph):
             return f"the bundle was exported anew since {graph} was built"
+    if surplus := sorted(record.plans.keys() - set(plans)):
+        return f"its plan of {surplus[0]!r} does not go with this bundle and its other plans"
     return _no_plugins(record, tensorrt)
 
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from dataclasses import dataclass
@@ -87,12 +88,14 @@ class EngineRecord:
         """How the language model is compiled, one of LAYOUTS."""
         if "language_model" in self.plans:
             return SHARED
-        return SEGMENTED if "prefill.0" in self.plans else SEPARATE
+        return SEGMENTED if any(plan.startswith("prefill.") for plan in self.plans) else SEPARATE
 
     def plans_of(self, graph: str) -> list[str]:
-        """The plans that make encoder, prefill or decode up, in order."""
-        found = [plan for plan in self.plans if whole_of(plan) == graph]
-        return found or ["language_model"]
+        """The plans that make encoder, prefill or decode up, in order, whatever the order of the record."""
+        if graph in self.plans:
+            return [graph]
+        numbered = (f"{graph}.{number}" for number in itertools.count())
+        return list(itertools.takewhile(self.plans.__contains__, numbered)) or ["language_model"]
 
     @classmethod
     def read(cls, folder: Path) -> EngineRecord:
