@@ -160,7 +160,7 @@ def _export(args: argparse.Namespace) -> int:
         max_length=args.max_length,
         quantization=_quantization(args),
         tensorrt_norm=args.tensorrt_norm,
-        segment_layers=max(1, args.tensorrt_segment_layers),
+        segment_layers=args.tensorrt_segment_layers,
         taps=() if args.taps is None else named_layers(args.taps, checkpoint.config.language_model.layers),
     )
     check_export(checkpoint, args.output, options)
@@ -196,6 +196,8 @@ def _check(args: argparse.Namespace) -> None:
         raise SceneError("--output names the folder one stands in, which is not replaced. Name one for the bundle.")
     if not 1 <= args.max_length <= MAX_CAPACITY:
         raise SceneError(f"--max_length is {args.max_length}, but the cache can have 1 to {MAX_CAPACITY} positions.")
+    if args.tensorrt_segment_layers < 1:
+        raise SceneError(f"--tensorrt_segment_layers is {args.tensorrt_segment_layers}, but at least 1 is needed.")
     check_engine_options(args)
     parts = {"--quantize_head": args.quantize_head, "--quantize_embeddings": args.quantize_embeddings}
     if args.quantization is None and (given := [name for name, value in parts.items() if value is not None]):

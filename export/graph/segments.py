@@ -7,7 +7,6 @@ TensorRT 8.6 had not compiled 24 layers in half precision after minutes that it 
 from __future__ import annotations
 
 import itertools
-import math
 from dataclasses import dataclass
 
 SEGMENT_LAYERS = 4  # at most, in one segment
@@ -57,7 +56,7 @@ def split(layers: int, most: int) -> list[Segment]:
 
     The head has as many weights as several layers, and the time to compile a segment grows with its weights.
     """
-    count = math.ceil(layers / most)
+    count = -(-layers // most)  # in whole numbers: `most` may be huge
     borders = [round(place * layers / count) for place in range(count + 1)]
     parts = [Segment(first, last, layers, head=False) for first, last in itertools.pairwise(borders)]
     return [*parts, Segment(layers, layers, layers, head=True)]

@@ -65,6 +65,8 @@ def test_the_command_line_wins_over_the_config_and_says_so(
         (["--VLM_PE", "CCA_2DProj"], "VLM_PE is 'CCA_2DProj', but only None and 3D_RoPE can be exported."),
         (["--VLM_PE", "3D_Sinusoidal"], "VLM_PE is '3D_Sinusoidal', but only None and 3D_RoPE can be exported."),
         (["--prefill_attention", "full"], "full"),
+        (["--tensorrt_segment_layers", "0"], "--tensorrt_segment_layers is 0, but at least 1 is needed."),
+        (["--tensorrt_segment_layers", "-1"], "--tensorrt_segment_layers is -1, but at least 1 is needed."),
         (["--max_length", "0"], "--max_length is 0, but the cache can have 1 to 1048576 positions."),
         (["--max_length", "99999999999"], "--max_length is 99999999999, but the cache can have 1 to"),
         (["-m", "absent"], "absent: no such directory, and not a hub id (owner/name) either."),

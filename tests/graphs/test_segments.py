@@ -86,7 +86,15 @@ def test_only_the_residual_stream_flows_between_segments(exported: Export) -> No
 
 @pytest.mark.parametrize(
     ("layers", "most", "sizes"),
-    [(24, 4, [4] * 6), (16, 4, [4] * 4), (16, 6, [5, 6, 5]), (6, 4, [3, 3]), (4, 4, [4]), (1, 4, [1])],
+    [
+        (24, 4, [4] * 6),
+        (16, 4, [4] * 4),
+        (16, 6, [5, 6, 5]),
+        (6, 4, [3, 3]),
+        (4, 4, [4]),
+        (1, 4, [1]),
+        (2, 10**400, [2]),
+    ],
 )
 def test_segments_are_few_and_alike(layers: int, most: int, sizes: list[int]) -> None:
     found = split(layers, most)
