@@ -9,6 +9,7 @@ layout is there already are left out, so an interrupted run goes on.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +20,11 @@ from tqdm import tqdm
 from export.checkpoint import open_checkpoint
 from export.parity.modules_rung import torch_pipeline
 from runtime.bundle import Bundle
+from runtime.commands.options import THREADS_PER_CORE, make_folder
 from runtime.door import guarded
 from runtime.errors import SceneError
 from runtime.layout import write_layout
+from runtime.pipeline import Pipeline
 from runtime.scene import Request
 
 
@@ -40,17 +43,34 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def _check(args: argparse.Namespace) -> None:
+    if args.max_new_tokens < 1:
+        raise SceneError(f"--max_new_tokens is {args.max_new_tokens}, but at least 1 is needed.")
+    most = THREADS_PER_CORE * (os.cpu_count() or 1)
+    if args.threads is not None and not 1 <= args.threads <= most:
+        raise SceneError(f"--threads is {args.threads}, but 1 to {most} were expected.")
+
+
+def _open(args: argparse.Namespace) -> Pipeline:
+    bundle = Bundle.open(args.bundle)
+    rounded = bundle.manifest.encoder_weights == "rounded to bf16"
+    checkpoint = open_checkpoint(args.model, round_encoder_to_bf16=rounded)
+    checkpoint.verify()
+    return torch_pipeline(bundle, checkpoint)
+
+
 def _run(args: argparse.Namespace) -> int:
+    _check(args)
     if args.threads is not None:
         torch.set_num_threads(args.threads)
     if not (rooms := sorted(args.rooms.glob("*.ply"))):
         raise SceneError(f"{args.rooms}: holds no <room>.ply. Make rooms: python -m demo.rooms --output {args.rooms}")
-    pipeline = torch_pipeline(Bundle.open(args.bundle), open_checkpoint(args.model))
-    args.output.mkdir(parents=True, exist_ok=True)
+    pipeline = _open(args)
+    make_folder(args.output)
     request = Request(max_new_tokens=args.max_new_tokens)
     for room in tqdm(rooms, desc="Rooms", disable=args.quiet):
         target = args.output / f"{room.stem}.txt"
-        if not target.exists():
+        if not target.is_file():
             write_layout(pipeline(room, request).layout, target)
     return 0
 

@@ -15,6 +15,7 @@ from export.modules import Decode, Encoder, LanguageModel, Prefill
 from runtime.bundle import Bundle
 from runtime.engines.contract import Engine, Tensor, TensorSpec
 from runtime.engines.host import HostMemory, HostTensor, host_array
+from runtime.errors import BundleError
 from runtime.pipeline import Pipeline, SceneSource
 from runtime.rung import Plan, Recording, record_rung
 from runtime.scene import Request
@@ -68,9 +69,24 @@ class TorchBackend(HostMemory):
 
 
 def torch_pipeline(bundle: Bundle, checkpoint: Checkpoint) -> Pipeline:
-    """The modules in float32, whatever the precision of the bundle."""
+    """The modules in float32, whatever the precision of the bundle.
+
+    Raises BundleError for a checkpoint of other sizes, from which the bundle cannot have been exported.
+    """
+    for part in ("encoder", "language_model"):
+        _check_sizes(bundle, checkpoint, part)
     manifest = dataclasses.replace(bundle.manifest, precision="fp32", dialect="portable", quantization=None)
     return Pipeline(dataclasses.replace(bundle, manifest=manifest), TorchBackend(checkpoint))
+
+
+def _check_sizes(bundle: Bundle, checkpoint: Checkpoint, part: str) -> None:
+    here, there = (dataclasses.asdict(getattr(owner, part)) for owner in (bundle.manifest, checkpoint.config))
+    for name, value in here.items():
+        if value != there[name]:
+            raise BundleError(
+                f"{bundle.folder}: {name} of its {part} is {value}, but that of {checkpoint.folder} is {there[name]}. "
+                f"Give the checkpoint that the bundle was exported from: {bundle.manifest.model}"
+            )
 
 
 def record_modules(pipeline: Pipeline, source: SceneSource, request: Request, plan: Plan) -> Recording:
