@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -113,7 +114,10 @@ def _read(path: Path) -> Layout:
 
 
 def _named(text: str) -> tuple[str, Path]:
-    name, _, folder = text.rpartition("=")
+    """Name and folder of `name=folder`, or of a folder alone, whose own name may have an equals sign."""
+    name, equals, folder = text.partition("=")
+    if not equals or Path(text).is_dir():
+        return Path(text).name, Path(text)
     return name or Path(folder).name, Path(folder)
 
 
@@ -124,7 +128,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.within is not None:
         if len(names) == 1:
             raise SceneError("--within compares predictions, but --pred names one. Name another: --pred a=DIR b=DIR.")
-        if not args.within >= 0:
+        if not 0 <= args.within < math.inf:
             raise SceneError(f"--within is {args.within:g}, but points from 0 were expected.")
     if args.output is not None:
         if args.output.suffix.lower() != ".json":

@@ -106,6 +106,7 @@ def test_what_no_room_has_and_one_engine_makes_up_counts(score: Score, folder: P
         (["--pred", "good/l", "--within", "1"], "--within compares predictions, but --pred names one."),
         (["--pred", "good/l", "x=bad/l", "--within", "-1"], "--within is -1, but points from 0 were expected."),
         (["--pred", "good/l", "x=bad/l", "--within", "nan"], "--within is nan, but points from 0 were expected."),
+        (["--pred", "good/l", "x=bad/l", "--within", "inf"], "--within is inf, but points from 0 were expected."),
         (["--pred", "nowhere"], "nowhere/a.txt: no such file. Run run_engine.py over the rooms first."),
         (["--pred", "noise"], "noise/a.txt: no line of it is part of a layout"),
         (["--pred", "pipes"], "pipes/a.txt: cannot be read as a layout (it is no ordinary file)."),
@@ -123,6 +124,13 @@ def test_refusals(score: Score, folder: Path, words: list[str], sentence: str) -
     assert sentence in err
     assert err.count("\n") == 1
     assert (folder / "truth" / "a.txt").read_text() == ROOM
+
+
+@pytest.mark.parametrize(("given", "name"), [("lr=1", "lr=1"), ("own=lr=1", "own"), ("=lr=1", "lr=1")])
+def test_an_equals_sign_in_the_name_of_a_folder(score: Score, folder: Path, given: str, name: str) -> None:
+    (folder / "good" / "l").rename(folder / "lr=1")
+    code, out, err = score("--pred", given, "--json")
+    assert (code, err, list(json.loads(out)["scores"])) == (0, "", [name])
 
 
 def test_a_full_disk_leaves_the_old_scores(score: Score, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
