@@ -24,6 +24,8 @@ from runtime.pictures.libraries import need
 from runtime.pictures.plot import check_ending, write_plot
 
 RESULT, CURVES = "result.json", "curves.jsonl"  # as demo.training.trainer writes them; no torch is needed here
+AGAIN = "Train again into another folder."
+LARGEST = 1e15  # far above all that a run writes, and a picture can still show it
 
 
 def read_run(folder: Path) -> dict[str, Any]:
@@ -31,20 +33,49 @@ def read_run(folder: Path) -> dict[str, Any]:
     facts = _parsed(folder / RESULT, _text(folder / RESULT))
     if missing := [name for name in ("settings", "steps", "seconds", "validation", "scores") if name not in facts]:
         raise SceneError(f"{folder / RESULT}: {missing[0]!r} is missing, so demo/train.py did not write it.")
+    if wrong := _wrong(facts):
+        raise SceneError(
+            f"{folder / RESULT}: {wrong!r} is {facts[wrong]!r:.60}, which demo/train.py does not write. {AGAIN}"
+        )
     curves: list[dict[str, Any]] = []
     for number, text in enumerate(_text(folder / CURVES).splitlines(), 1):
         line = _parsed(folder / CURVES, text, f", line {number}")
-        if not isinstance(line.get("step"), int) or "cross_entropy" not in _mapping(line.get("validation")):
-            raise SceneError(f"{folder / CURVES}, line {number}: has no 'step' or no validation 'cross_entropy'.")
+        if not (_is_number(line.get("step")) and _is_number(_mapping(line.get("validation")).get("cross_entropy"))):
+            raise SceneError(
+                f"{folder / CURVES}, line {number}: has no finite 'step' or validation 'cross_entropy'. {AGAIN}"
+            )
         while curves and curves[-1]["step"] >= line["step"]:  # an interrupted run went on from an earlier state
             curves.pop()
         curves.append(line)
     return facts | {"curves": curves}
 
 
+def _wrong(facts: Mapping[str, Any]) -> str | None:
+    """What of a result the table cannot show or JSON cannot hold, such as the validation of a run that diverged."""
+    if not isinstance(facts["settings"], dict):
+        return "settings"
+    if numberless := [name for name in ("steps", "seconds", "validation") if not _is_number(facts[name])]:
+        return numberless[0]
+    scores = _mapping(facts["scores"])
+    fits = all(_are_scores(scores[kind]) for kind in PLURALS if kind in scores)
+    return None if fits and isinstance(facts["scores"], (dict, str)) else "scores"
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+
+
+def _are_scores(value: Any) -> bool:
+    """F1 at each of THRESHOLDS; None for a kind that no room has."""
+    fits = isinstance(value, list) and len(value) == len(THRESHOLDS)
+    return fits and all(score is None or _is_number(score) for score in value)
+
+
 def _text(path: Path) -> str:
     try:
         return read_small_text(path)
+    except UnicodeDecodeError as error:
+        raise SceneError(f"{path}: is no text ({error}). {AGAIN}") from error
     except FileNotFoundError as error:
         raise SceneError(
             f"{path}: no such file, so the run has not ended. Run demo/train.py with this --output again to go on."
@@ -54,8 +85,8 @@ def _text(path: Path) -> str:
 def _parsed(path: Path, text: str, place: str = "") -> dict[str, Any]:
     try:
         return _mapping(json.loads(text), refuse=True)
-    except ValueError as error:
-        raise SceneError(f"{path}{place}: is no JSON object ({error}). Train again into another folder.") from error
+    except (ValueError, RecursionError) as error:
+        raise SceneError(f"{path}{place}: is no JSON object ({error}). {AGAIN}") from error
 
 
 def _mapping(value: Any, *, refuse: bool = False) -> dict[str, Any]:

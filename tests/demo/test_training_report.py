@@ -112,7 +112,11 @@ def test_without_shapely_scores_are_left_out(tmp_path: Path) -> None:
         (RESULT, "[1]", "is no JSON object (found list)"),
         (RESULT, '{"settings": {}}', "'steps' is missing"),
         (CURVES, '{"step": 1, "validation": {"cross_entropy": 1}}\n{"st', "line 2: is no JSON object"),
-        (CURVES, '{"step": 1, "validation": 0.5}', "line 1: has no 'step' or no validation 'cross_entropy'"),
+        (
+            CURVES,
+            '{"step": 1, "validation": 0.5}',
+            "line 1: has no finite 'step' or validation 'cross_entropy'",
+        ),
     ],
 )
 def test_what_is_no_run(
@@ -121,6 +125,52 @@ def test_what_is_no_run(
     (runs[1] / name).unlink() if text is None else (runs[1] / name).write_text(text)
     assert report(*runs, "--output", tmp_path / "modes.json") == 2
     assert said in capsys.readouterr().err and not (tmp_path / "modes.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *((key, value) for key in ("steps", "seconds", "validation") for value in ("x", None, True, math.nan, 10**400)),
+        ("settings", [1]),
+        ("scores", None),
+        *(("scores", SCORES | {"wall": value}) for value in (0.9, [0.9], ["a", "b"], [math.inf, 0])),
+    ],
+)
+def test_a_result_that_cannot_be_shown(
+    runs: list[Path], tmp_path: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = runs[1] / RESULT
+    path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
+    assert report(*runs, "--output", tmp_path / "modes.json", "--plot", tmp_path / "modes.png") == 2
+    out, err = capsys.readouterr()
+    assert f"{path}: {key!r} is " in err and err.count("\n") == 1 and out == ""
+    assert not (tmp_path / "modes.json").exists() and not (tmp_path / "modes.png").exists()
+
+
+@pytest.mark.parametrize("key", ["step", "cross_entropy"])
+@pytest.mark.parametrize("value", ["x", None, True, [1], math.nan, 10**400])
+def test_a_curve_that_cannot_be_drawn(
+    runs: list[Path], tmp_path: Path, key: str, value: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = {"step": 1, "validation": {"cross_entropy": 0.5}}
+    (odd if key == "step" else odd["validation"])[key] = value  # type: ignore[index]
+    (runs[1] / CURVES).write_text(json.dumps(odd))
+    assert report(*runs, "--output", tmp_path / "modes.json") == 2
+    assert f"{runs[1] / CURVES}, line 1: has no finite 'step' or validation" in capsys.readouterr().err
+    assert not (tmp_path / "modes.json").exists()
+
+
+def test_files_that_are_no_text_or_nested_too_deeply(
+    runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (runs[0] / CURVES).write_bytes(b"\xff\xfe\x00")
+    (runs[1] / RESULT).write_text("[" * 100_000)
+    for run, words in (
+        (runs[0], f"{runs[0] / CURVES}: is no text"),
+        (runs[1], f"{runs[1] / RESULT}: is no JSON object"),
+    ):
+        assert report(run, "--output", tmp_path / "modes.json") == 2
+        assert words in capsys.readouterr().err
 
 
 def test_wrong_outputs_and_names(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
