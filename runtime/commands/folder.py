@@ -16,6 +16,7 @@ from runtime.commands import options, pictures, summary
 from runtime.commands.journal import Journal
 from runtime.errors import SceneError
 from runtime.layout import read_layout, write_layout
+from runtime.layout.counts import number_of
 from runtime.pipeline import Pipeline
 from runtime.points import POINT_CLOUD_ENDINGS
 from runtime.scene import Request, Result, Scene
@@ -34,7 +35,7 @@ class Tally:
 
     def line(self) -> str:
         """One line for the end."""
-        return f"{len(self.done)} scenes done, {len(self.skipped)} skipped, {len(self.failed)} failed."
+        return f"{number_of(len(self.done), 'scene')} done, {len(self.skipped)} skipped, {len(self.failed)} failed."
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,11 @@ def _jobs(args: argparse.Namespace, tally: Tally) -> list[Job]:
     scenes = [path for path in paths if path.suffix.lower() in ENDINGS]
     if not scenes:
         raise SceneError(f"{folder}: holds no scene ({', '.join(ENDINGS)}). Name a folder of point clouds.")
-    if texts := [path.name for path in paths if path.suffix.lower() == ".txt"]:
-        _say(args, f"{folder}: {len(texts)} .txt files are not taken for scenes. Rename them to .xyz if they are.")
+    stems = {scene.stem for scene in scenes}  # beside a scene lies its layout, or its truth
+    if texts := [path.name for path in paths if path.suffix.lower() == ".txt" and path.stem not in stems]:
+        are = "is" if len(texts) == 1 else "are"
+        found = f"{number_of(len(texts), '.txt file')} {are} not taken for scenes"
+        _say(args, f"{folder}: {found} ({texts[0]}{', ...' if texts[1:] else ''}). Rename to .xyz what is one.")
     by_output: dict[Path, Path] = {}
     for scene in scenes:
         target = args.output / f"{scene.stem}.{args.output_format}"

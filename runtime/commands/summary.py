@@ -7,6 +7,7 @@ from typing import Any
 
 from runtime.commands import pictures
 from runtime.layout import to_json as layout_json
+from runtime.layout.counts import counts, number_of
 from runtime.manifest import ParityRecord
 from runtime.scene import Result
 
@@ -15,8 +16,8 @@ SHOWN = 3  # sentences about unused lines; more would hide the rest
 
 def line(result: Result) -> str:
     """One line: how many of what."""
-    counts = ", ".join(f"{count} {name}" for name, count in entities(result).items())
-    return f"{counts} ({len(result.tokens)} tokens, ended by {result.stopped_by})."
+    tokens = number_of(len(result.tokens), "token")
+    return f"{counts(result.layout)} ({tokens}, ended by {result.stopped_by})."
 
 
 def issues(result: Result) -> list[str]:

@@ -19,6 +19,7 @@ from matplotlib.patheffects import withStroke
 
 from runtime.arrays import Array
 from runtime.layout import Layout
+from runtime.layout.counts import counts
 from runtime.pictures import style, words
 from runtime.pictures.camera import Camera, Side, choose_camera, in_the_way, sides
 from runtime.pictures.corner import draw_corner, seen_corners
@@ -88,7 +89,7 @@ def _draw(layout: Layout, cloud: PointCloud | None, truth: Layout | None, title:
     sample = dots.points[:: max(1, len(dots.points) // SAMPLE)]
     columns = [Column(name, it, shape, sides(shape, sample, space)) for name, it, shape in found]
     camera = choose_camera(*next(((it.shapes, it.walls) for it in reversed(columns) if it.walls), (Shapes(), [])))
-    heading = [words.counts(layout) + ("" if truth is None else f"   (ground truth: {words.counts(truth)})")]
+    heading = [counts(layout) + ("" if truth is None else f"   (ground truth: {counts(truth)})")]
     heading += [] if truth is None else words.score_lines(layout, truth)
     return _Page(columns, space, camera, dots).draw(clean(title, 90), heading)
 

@@ -16,16 +16,6 @@ WIDEST = 160  # characters of a line under the title
 MOST_LINES = 3
 
 
-def counts(layout: Layout) -> str:
-    """6 walls, 1 door, 2 windows, 8 boxes."""
-    kinds = (("wall", layout.walls), ("door", layout.doors), ("window", layout.windows), ("box", layout.boxes))
-    return ", ".join(f"{len(found)} {name if len(found) == 1 else _plural(name)}" for name, found in kinds)
-
-
-def _plural(name: str) -> str:
-    return name + ("es" if name.endswith("x") else "s")
-
-
 def score_lines(predicted: Layout, truth: Layout) -> list[str]:
     """F1 at IoU 0.25 and 0.50 by class, and over all boxes; or why there is none.
 

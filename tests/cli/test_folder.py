@@ -132,10 +132,19 @@ def test_warnings_of_each_scene_are_shown_and_kept(run: Command, scenes: Path, t
     said = run(tmp_path / "out", "--json")
     assert "--scale 0.001" in summary(said)["warnings"]["huge.npy"][0]  # type: ignore[index]
     assert "warning: huge.npy: " in said.err
-    assert "1 .txt files are not taken for scenes" in said.err
+    assert "1 .txt file is not taken for scenes (notes.txt). " in said.err
     spoken = run(tmp_path / "out", "--overwrite", "--report", "--timings").out
     assert spoken.count("tokens/s while decoding") == 4
     assert spoken.count("up axis: ") == 4
+
+
+def test_the_truth_beside_a_scene_is_no_reason_for_a_warning(run: Command, scenes: Path, tmp_path: Path) -> None:
+    for name in NAMES:
+        (scenes / f"{name}.txt").write_text("wall_0=Wall(0,0,0,4,0,0,2.5,0)")
+    assert "taken for" not in run(tmp_path / "out").err
+    for name in ("notes", "ROOM"):
+        (scenes / f"{name}.txt").write_text("not a truth")
+    assert "2 .txt files are not taken for scenes (ROOM.txt, ...). " in run(tmp_path / "out").err
 
 
 def test_kill_9_loses_at_most_the_scene_under_way(bundle: Path, scenes: Path, tmp_path: Path) -> None:

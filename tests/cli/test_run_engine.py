@@ -55,7 +55,7 @@ def test_text_and_json_hold_the_layout_in_metres(
         said = run_engine("-m", bundle, "-p", scene, "-o", tmp_path / f"out{ending}", "--no_cleanup")
         assert said.code == 0
         assert said.out.startswith(ANSWER + "\n")
-        assert "1 walls, 1 doors, 0 windows, 1 boxes" in said.out
+        assert "1 wall, 1 door, 0 windows, 1 box (" in said.out
         assert "ended by stop token" in said.out
         assert said.err == "warning: line 3 of the generated text was not used (2 numbers, but Wall needs 8: " + (
             "ax, ay, az, bx, by, bz, height, thickness)\n"
