@@ -2,7 +2,7 @@
 
 import sys
 
-from export.cli import main
+from runtime.door import entered
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(entered("export_model.py", "export.cli", install="pip install '.[export]'"))

@@ -11,10 +11,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from export.engines.arguments import add_all, all_options
-from export.engines.plans import build_engines
-from export.engines.report import facts, text
-from runtime.bundle import Bundle
 from runtime.door import guarded
 
 PROGRAM = "python -m export.build"
@@ -31,6 +27,8 @@ then:
 
 def parser() -> argparse.ArgumentParser:
     """All options of the build."""
+    from export.engines.arguments import add_all  # it needs numpy
+
     p = argparse.ArgumentParser(
         prog=PROGRAM,
         description="Build TensorRT engines of a bundle for the GPU of this machine, into the bundle's folder engines.",
@@ -55,6 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _build(args: argparse.Namespace) -> int:
+    from export.engines.arguments import all_options
+    from export.engines.plans import build_engines
+    from export.engines.report import facts, text
+    from runtime.bundle import Bundle
+
     options = all_options(args)
     built = build_engines(Bundle.open(args.bundle), options, silent=args.quiet or args.json)
     if args.json:

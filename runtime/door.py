@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -44,6 +45,16 @@ def guarded(program: str, action: Callable[[], int], *, interrupted: str, instal
         sentence, code = _refused(error), 2
     print(f"{program}: {sentence}", file=sys.stderr)
     return code
+
+
+def entered(program: str, module: str, *, install: str) -> int:
+    """Import `module` and run its `main`; 2 with a sentence on stderr where the import needs a package that is missing."""
+
+    def action() -> int:
+        code: int = importlib.import_module(module).main()
+        return code
+
+    return guarded(program, action, interrupted="nothing was written", install=install)
 
 
 def _open_streams() -> None:

@@ -14,13 +14,13 @@ import pytest
 def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_checkpoint(family="qwen", **options)`: the directory of a random tiny checkpoint.
 
-    Takes the options of `export.make_checkpoint.make_checkpoint`. The same options give the same directory, made
+    Takes the options of `export.making.checkpoint.make_checkpoint`. The same options give the same directory, made
     once a session: a test that changes files copies it first.
     """
     made: dict[str, Path] = {}
 
     def tiny(family: str = "qwen", **options: Any) -> Path:
-        from export.make_checkpoint import make_checkpoint
+        from export.making.checkpoint import make_checkpoint
 
         key = json.dumps([family, options], sort_keys=True)
         if key not in made:

@@ -78,7 +78,7 @@ def imported(file: Path) -> set[str]:
         ("shapely", {"runtime/evaluation/polygons.py"}),
         ("matplotlib", {"runtime/pictures/figure.py"}),
         ("rerun", {"runtime/pictures/viewer.py"}),
-        ("safetensors", {"export/checkpoint/tensor_files.py", "export/make_checkpoint.py"}),
+        ("safetensors", {"export/checkpoint/tensor_files.py", "export/making/checkpoint.py"}),
     ],
 )
 def test_a_library_is_imported_in_its_place(library: str, place: set[str]) -> None:

@@ -8,6 +8,8 @@ from export.making.tokens import special_ids
 
 SIZES = ("tiny", "real")
 FAMILIES = ("qwen", "llama")
+DTYPES = ("float32", "bfloat16", "float16")
+SHARD_BYTES = 2_000_000_000
 
 _REAL_POINTS = {
     "enc_depths": [3, 3, 3, 12, 3],

@@ -2,7 +2,8 @@
 
 import sys
 
-from export.parity.cli import main
+from runtime.door import entered
 
 if __name__ == "__main__":
-    sys.exit(main())
+    install = "pip install '.[onnxruntime,export,reference,eval]'"
+    sys.exit(entered("python -m export.parity", "export.parity.cli", install=install))

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import load_file
 
 from export.checkpoint import Checkpoint, open_checkpoint
-from export.make_checkpoint import main, make_checkpoint
+from export.make_checkpoint import main
+from export.making.checkpoint import make_checkpoint
 from export.modules import Encoder
 from export.reference.cache_name import CACHE
 from runtime.errors import CheckpointError
@@ -198,6 +199,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert checkpoint.config.projector == "linear"
     assert checkpoint.tensor("lm_head.weight").dtype == torch.bfloat16
     assert main(["--output", str(folder)]) == 2
-    assert "not an empty directory. Give another --output" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert said.startswith("python -m export.make_checkpoint: ")
+    assert "not an empty directory. Give another --output" in said
     with pytest.raises(CheckpointError, match="not an empty directory"):
         make_checkpoint(folder / "config.json")

@@ -1,0 +1,39 @@
+"""The commands of the export where Python is all that is installed: one sentence says what is missing."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.blocked import run_without
+
+PACKAGES = ["numpy", "scipy", "plyfile", "tokenizers", "jinja2", "tqdm", "torch", "onnx", "safetensors", "onnxruntime"]
+MODULE = "import runpy, sys; runpy.run_module({!r}, run_name='__main__', alter_sys=True)"
+
+
+@pytest.mark.parametrize("options", [["--help"], ["--nonsense"]], ids=str)
+@pytest.mark.parametrize(
+    ("program", "module", "extras"),
+    [
+        ("export_model.py", "export_model", "export"),
+        ("python -m export.parity", "export.parity", "onnxruntime,export,reference,eval"),
+        ("python -m export.build", "export.build", "tensorrt"),
+    ],
+)
+def test_what_is_missing_is_one_sentence(program: str, module: str, extras: str, options: list[str]) -> None:
+    said = run_without(PACKAGES, MODULE.format(module), *options)
+    assert said.returncode == 2
+    sentence = r"{}: needs the package '\w+', which is not installed\. Install it: pip install '\.\[{}\]'\n"
+    assert re.fullmatch(sentence.format(re.escape(program), extras), said.stderr), said.stderr
+
+
+def test_making_a_checkpoint(tmp_path: Path) -> None:
+    program = "python -m export.make_checkpoint"
+    said = run_without(PACKAGES, MODULE.format("export.make_checkpoint"), "--output", str(tmp_path / "checkpoint"))
+    assert said.returncode == 2
+    assert said.stderr == (
+        f"{program}: needs the package 'torch', which is not installed. Install it: pip install '.[export]'\n"
+    )
+    assert run_without(PACKAGES, MODULE.format("export.make_checkpoint"), "--help").returncode == 0
