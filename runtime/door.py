@@ -48,7 +48,7 @@ def guarded(program: str, action: Callable[[], int], *, interrupted: str, instal
 
 
 def entered(program: str, module: str, *, install: str) -> int:
-    """Import `module` and run its `main`; 2 with a sentence on stderr where the import needs a package that is missing."""
+    """Import `module` and run its `main`; 2 with a sentence on stderr where the import lacks a package."""
 
     def action() -> int:
         code: int = importlib.import_module(module).main()
