@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -140,6 +141,7 @@ def _export(args: argparse.Namespace) -> int:
     # torch and onnx take seconds to import: --help and a mistyped option should not wait for them
     from export.bundle import ExportOptions, bundle_bytes, check_export, write_bundle
     from export.checkpoint import UNSET, open_checkpoint
+    from export.checkpoint.overrides import overridden_encoding
     from export.passes.taps import named_layers
 
     checkpoint = open_checkpoint(
@@ -166,6 +168,8 @@ def _export(args: argparse.Namespace) -> int:
     check_export(checkpoint, args.output, options)
     if args.engine is not None:  # a missing library is told before the minutes of an export, not after
         check_engine(args)
+    if not args.quiet and (sentence := overridden_encoding(checkpoint.folder, checkpoint.config)):
+        print(f"note: {sentence}", file=sys.stderr)
     total = bundle_bytes(checkpoint, options)
     with tqdm(total=total, unit="B", unit_scale=True, desc="Writing weights", disable=silent) as bar:
         manifest = write_bundle(checkpoint, args.output, options, bar.update)

@@ -11,6 +11,7 @@ from runtime.errors import CheckpointError
 
 VARIANTS = ("PE-A", "PE-B")
 MERGE_RULES = ("3D_only", "3D_with_1D")
+DEFAULT_MERGE_RULE = "3D_only"
 DEFAULT_PCD_THETA = 10000.0
 
 
@@ -96,7 +97,7 @@ def _merge_rule(config: Fields, choices: Choices) -> tuple[str, list[str]]:
     found, stored = config.one_of("pcd_pe_merge_rule", "PCD_PE_Merge_Rule")
     stored = none_or(stored)
     if choices.merge_rule is None:
-        rule, source, where = stored or "3D_only", " (from config)" if stored else "", config.where
+        rule, source, where = stored or DEFAULT_MERGE_RULE, " (from config)" if stored else "", config.where
     else:
         rule, source, where = choices.merge_rule, "", "command line"
     if rule not in MERGE_RULES:

@@ -59,6 +59,16 @@ def test_the_command_line_wins_over_the_config_and_says_so(
     assert Bundle.open(folder).manifest.position.points is None
 
 
+def test_an_encoding_that_is_not_the_config_s_is_noted(
+    export_model: Command, tiny_checkpoint: TinyCheckpoint, tmp_path: Path
+) -> None:
+    options = ("-m", tiny_checkpoint("qwen"), "-o", tmp_path / "bundle", "--no_parity", "--VLM_PE", "3D_RoPE")
+    note = "note: the checkpoint's config.json says nothing of VLM_PE, which means None; exporting VLM_PE = 3D_RoPE, "
+    assert export_model(*options).err.count(note) == 1
+    assert export_model(*options, "--json").err.startswith(note)
+    assert export_model(*options, "--quiet").err == ""
+
+
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
