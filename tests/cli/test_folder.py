@@ -156,14 +156,14 @@ def test_kill_9_loses_at_most_the_scene_under_way(bundle: Path, scenes: Path, tm
     for scenes_done in (1, 2):
         process = subprocess.Popen([str(word) for word in command], cwd=ROOT)
         deadline = time.monotonic() + 60
-        while len(list(output.glob("*.txt"))) < scenes_done and time.monotonic() < deadline:
+        while len(list(output.glob("[!.]*.txt"))) < scenes_done and time.monotonic() < deadline:
             assert process.poll() is None, "it ended before it could be killed"
             time.sleep(0.002)
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
         for name, text in whole.items():
             assert (output / name).read_text() == text, "a finished scene was run again or damaged"
-        whole = {path.name: path.read_text() for path in output.glob("*.txt")}
+        whole = {path.name: path.read_text() for path in output.glob("[!.]*.txt")}
         assert scenes_done <= len(whole) < 3
     finished = subprocess.run([str(word) for word in [*command, "--json"]], cwd=ROOT, capture_output=True, text=True)
     facts = json.loads(finished.stdout)
