@@ -18,6 +18,7 @@ from export.parity.at_export import check_parity
 from export.quantization.options import BITS, BLOCK_SIZES, DEFAULT_BLOCK_SIZE, DEFAULT_HEAD, KEPT, quantization_spec
 from runtime.bundle import MAX_CAPACITY
 from runtime.door import guarded
+from runtime.engines.record import ENGINES
 from runtime.errors import SceneError
 from runtime.manifest import QuantizationSpec
 
@@ -170,9 +171,12 @@ def _export(args: argparse.Namespace) -> int:
         check_engine(args)
     if not args.quiet and (sentence := overridden_encoding(checkpoint.folder, checkpoint.config)):
         print(f"note: {sentence}", file=sys.stderr)
+    had_engines = (args.output / ENGINES).is_dir()
     total = bundle_bytes(checkpoint, options)
     with tqdm(total=total, unit="B", unit_scale=True, desc="Writing weights", disable=silent) as bar:
         manifest = write_bundle(checkpoint, args.output, options, bar.update)
+    if had_engines and not args.quiet:
+        print(f"note: the engines in {args.output} were of the former bundle and went with it.", file=sys.stderr)
     seconds = time.perf_counter() - started
     size = sum(record.bytes for record in manifest.files.values())
     facts = {"bundle": str(args.output), "bytes": size, "seconds": round(seconds, 3), "notes": checkpoint.notes}

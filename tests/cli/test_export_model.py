@@ -26,6 +26,17 @@ def test_a_bundle_and_what_comes_next(export_model: Command, tiny_checkpoint: Ti
     assert (manifest.cache.capacity, manifest.position.vlm_pe) == (77, None)
 
 
+def test_engines_of_the_former_bundle_go_with_it_and_it_says_so(
+    export_model: Command, tiny_checkpoint: TinyCheckpoint, tmp_path: Path
+) -> None:
+    command = ("-m", tiny_checkpoint("qwen"), "-o", tmp_path / "bundle", "--no_parity", "--json")
+    assert export_model(*command).err == ""
+    (tmp_path / "bundle" / "engines" / "some-gpu").mkdir(parents=True)
+    said = export_model(*command)
+    assert said.err == f"note: the engines in {tmp_path / 'bundle'} were of the former bundle and went with it.\n"
+    assert not (tmp_path / "bundle" / "engines").exists()
+
+
 def test_quiet_and_json(export_model: Command, tiny_checkpoint: TinyCheckpoint, tmp_path: Path) -> None:
     said = export_model("-m", tiny_checkpoint("qwen"), "-o", tmp_path / "quiet", "--quiet")
     assert (said.code, said.out, said.err) == (0, "", "")
