@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -68,6 +69,7 @@ class Pipeline:
 
     def close(self) -> None:
         """Give engines and memory back; the pipeline cannot be used afterwards."""
+        self.engines = dataclasses.replace(self.engines, device_table=None)
         self.engines.backend.close()
 
     def __enter__(self) -> Pipeline:

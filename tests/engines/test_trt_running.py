@@ -78,7 +78,6 @@ def test_ten_times_load_run_and_close(place: Make, version: str, mode: str) -> N
         pipeline = here.load()
         run(pipeline, tokens=12)
         pipeline.close()
-        del pipeline
         assert here.used() == before, "right away, without Python's collector"
     counts = here.gpu.device.counts
     for made, gone in [
