@@ -131,12 +131,12 @@ class TrtEngine:
         return tuple(low), tuple(high)
 
     def _spec(self, name: str, shown: str) -> TensorSpec:
-        shape = tuple(self._engine.get_tensor_shape(name))
-        letters = self._record.inputs.get(name) or [f"{name}.{axis}" for axis in range(len(shape))]
-        sizes = tuple(
-            self.view.letters.get(letter, letter) if size < 0 else int(size)
-            for letter, size in zip(letters, shape, strict=True)
-        )
+        sizes: tuple[int | str, ...]
+        if (axes := self._record.inputs.get(name)) is not None:  # also where a plan shows the only size of a letter
+            sizes = tuple(int(axis) if axis.isdigit() else self.view.letters.get(axis, axis) for axis in axes)
+        else:  # an output, whose axes nobody has named
+            shape = enumerate(self._engine.get_tensor_shape(name))
+            sizes = tuple(f"{name}.{axis}" if size < 0 else int(size) for axis, size in shape)
         if shown == "logits" and self.name == "decode" and len(sizes) == 2:  # of the shared graph: T is one there
             sizes = (sizes[0], 1, *sizes[1:])
         return TensorSpec(shown, compat.dtype_name(self._engine.get_tensor_dtype(name)), sizes)

@@ -67,7 +67,7 @@ class SegmentedEngine:
             part.close()
 
     def _sizes(self, feeds: Mapping[str, Tensor]) -> dict[str, int]:
-        """Sequences and rows of each, by letter. A plan has no letter where only one size was asked for."""
+        """Sequences and rows of each, by letter."""
         table = feeds["cos" if "cos" in feeds else "cos_3d"]
         return {"B": table.shape[0], self._row_letter: table.shape[1]}
 
@@ -82,14 +82,11 @@ class SegmentedEngine:
     ) -> Iterator[tuple[str, DeviceTensor]]:
         """Memory for what a part gives to the others: right in the rows where its part of them is one piece."""
         for name, spec in part.outputs.items():
-            if name in places:
-                piece = rows.heads(places[name], int(spec.shape[HEADS])) if rows.shape[0] * rows.shape[1] == 1 else None
-                aligned = piece is not None and piece.address % ALIGNMENT == 0
-                yield name, piece if piece is not None and aligned else self._between(part, spec, sizes)
-            elif name not in self.outputs:
-                yield name, self._between(part, spec, sizes)
+            piece = _piece(rows, places[name], int(spec.shape[HEADS])) if name in places else None
+            if name not in self.outputs:
+                yield name, piece or self._between(spec, sizes)
 
-    def _between(self, part: TrtEngine, spec: TensorSpec, sizes: Mapping[str, int]) -> DeviceTensor:
+    def _between(self, spec: TensorSpec, sizes: Mapping[str, int]) -> DeviceTensor:
         """Memory between two parts; keys and values of all parts share theirs, for they are copied at once."""
         batch, rows = sizes["B"], sizes[self._row_letter]  # a plan names no axes of its outputs
         heads = (int(size) for size in spec.shape[2:])
@@ -112,6 +109,14 @@ def _places(parts: Sequence[TrtEngine]) -> list[dict[str, int]]:
     return [
         {KEYS: start, VALUES: sum(counts) + start} if count else {} for start, count in zip(starts, counts, strict=True)
     ]
+
+
+def _piece(rows: DeviceTensor, first: int, heads: int) -> DeviceTensor | None:
+    """Heads of the rows as they lie there, where that is one piece and TensorRT takes its address."""
+    if rows.shape[:HEADS] != (1, 1):
+        return None
+    piece = rows.heads(first, heads)
+    return piece if piece.address % ALIGNMENT == 0 else None
 
 
 def _within(whole: DeviceTensor, piece: DeviceTensor) -> bool:

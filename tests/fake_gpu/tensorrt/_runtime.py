@@ -121,7 +121,12 @@ class ICudaEngine(Logged):
         return DataType.__members__[self._facts["types"][name]]
 
     def get_tensor_shape(self, name: str) -> Dims:
-        return Dims([-1 if isinstance(axis, str) else axis for axis in self._values[name].axes])
+        """An axis for which all profiles have one size has that size, as 8.6.0 was seen to say."""
+        ranges = [profile[name] for profile in self._facts["profiles"] if name in profile]
+        axes = self._values[name].axes
+        sizes = [{int(shape[place]) for shapes in ranges for shape in shapes} for place in range(len(axes))]
+        known = [next(iter(found)) if len(found) == 1 else -1 for found in sizes]
+        return Dims([size if isinstance(axis, str) else axis for axis, size in zip(axes, known, strict=True)])
 
     def get_tensor_location(self, name: str) -> Any:
         return ENUMS["TensorLocation"].DEVICE
