@@ -75,13 +75,13 @@ def decode_step(
 
 
 def rms_norm(x: Array, gain: Array, epsilon: float) -> Array:
-    """x [C] over the root of its mean square, times gain [C]."""
-    normed: Array = x / np.sqrt(np.mean(x * x) + epsilon) * gain
+    """x [..., C] over the root of its mean square, times gain [C]."""
+    normed: Array = x / np.sqrt(np.mean(x * x, axis=-1, keepdims=True) + epsilon) * gain
     return normed
 
 
 def rotate(x: Array, cos: Array, sin: Array) -> Array:
-    """x * cos + rotate_half(x) * sin over heads [heads, D]."""
+    """x * cos + rotate_half(x) * sin over heads [..., D]."""
     low, high = np.split(x, 2, axis=-1)
     turned: Array = x * cos + np.concatenate([-high, low], axis=-1) * sin
     return turned
