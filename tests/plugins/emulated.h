@@ -163,8 +163,9 @@ inline uint32_t exchange(uint32_t value, int from) {
   return got;
 }
 
-// Run a grid to its end. All blocks are resident, as in a cooperative launch.
-inline void launch(unsigned grid, unsigned threads, size_t shared, unsigned seed, std::function<void()> kernel) {
+// Run a grid to its end, or so many of its blocks from `first` on. They are all resident, as in a cooperative launch.
+inline void launch(unsigned grid, unsigned threads, size_t shared, unsigned seed, std::function<void()> kernel,
+                   unsigned first = 0) {
   std::vector<std::unique_ptr<Block>> blocks;
   chance.seed(seed);
   body = kernel, fibers.clear(), flying.clear(), vain = 0, gridDim = {grid}, blockDim = {threads};
@@ -175,7 +176,7 @@ inline void launch(unsigned grid, unsigned threads, size_t shared, unsigned seed
     blocks[b]->shared = (unsigned char *)(((uintptr_t)blocks[b]->memory.data() + 127) / 128 * 128);
     for (unsigned t = 0; t < threads; ++t) {
       auto fiber = std::make_unique<Fiber>();
-      fiber->thread = {t}, fiber->block = {b}, fiber->home = blocks[b].get();
+      fiber->thread = {t}, fiber->block = {first + b}, fiber->home = blocks[b].get();
       fibers.push_back(std::move(fiber));
     }
   }

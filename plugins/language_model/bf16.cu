@@ -1,0 +1,3 @@
+#define HALF_IS_BF16 1
+#define VARIANT bf16
+#include "variant.cuh"

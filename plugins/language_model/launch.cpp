@@ -1,0 +1,48 @@
+// The operator for both half types, behind checks of what it is asked for.
+#include <cstdio>
+
+#include "variant.h"
+
+namespace spatiallm {
+
+namespace {
+
+constexpr int HEAD_DIM = 64, MAX_HIDDEN = 4096;  // of the kernels
+constexpr long long MOST = 1LL << 31;            // elements of one buffer, as TensorRT has it
+
+// Rows of the largest buffers that do not overflow.
+char const *unfit(ModelSizes const &s, LanguageModelTensors const &t) noexcept {
+  if (t.batch < 1 || t.rows < 1 || t.past_rows < 0) return "at least one sequence of one new row was expected";
+  long long const rows = static_cast<long long>(t.batch) * t.rows;
+  if (rows * 2 * s.intermediate >= MOST || rows * 2 * s.layers * s.kv_heads * HEAD_DIM >= MOST)
+    return "there are too many new rows for one call";
+  if ((t.point_mask == nullptr) != (t.point_embeds == nullptr) || (t.point_mask != nullptr && t.cos_3d == nullptr))
+    return "a point mask comes with embeddings and angles of the point tokens";
+  return nullptr;
+}
+
+}  // namespace
+
+char const *language_model_misfit(ModelSizes const &s) noexcept {
+  if (s.head_dim != HEAD_DIM) return "heads of 64 channels were expected";
+  if (s.hidden < 8 || s.hidden % 8 != 0 || s.hidden > MAX_HIDDEN) return "a hidden state of 8 to 4096 channels, a multiple of 8, was expected";
+  if (s.intermediate < 8 || s.intermediate % 8 != 0) return "an inner size that is a multiple of 8 was expected";
+  if (s.kv_heads < 1 || s.heads < 1 || s.heads % s.kv_heads != 0) return "query heads that are a multiple of key heads were expected";
+  if (s.layers < 1 || s.layers > MAX_LAYERS) return "1 to 64 layers were expected";
+  return s.vocabulary < 1 ? "a vocabulary was expected" : nullptr;
+}
+
+size_t language_model_workspace(ModelSizes const &s, int batch, int rows, int past_rows, int all_logits) noexcept {
+  return (s.bf16 ? bf16::workspace : fp16::workspace)(s, batch, rows, past_rows, all_logits);
+}
+
+int language_model_run(ModelSizes const &s, LanguageModelTensors const &t, void *workspace, cudaStream_t stream, char *why,
+                       size_t why_bytes) noexcept {
+  char const *reason = language_model_misfit(s);
+  if (reason == nullptr) reason = unfit(s, t);
+  if (reason == nullptr) reason = (s.bf16 ? bf16::run : fp16::run)(s, t, workspace, stream);
+  if (reason != nullptr) std::snprintf(why, why_bytes, "%s", reason);
+  return reason == nullptr ? 0 : 1;
+}
+
+}  // namespace spatiallm

@@ -1,0 +1,202 @@
+// What is done to each row by itself: embedding, norm, rotation, activation. One block of ROW_THREADS a row unless said; the
+// residual stream is float32, all that goes into a product is half, rounded once.
+#pragma once
+#include "../common/numbers.cuh"
+
+constexpr int ROW_THREADS = 128, EIGHT = 8;           // threads, and neighbours that one of them handles at a time
+constexpr int MAX_HIDDEN = 4096, MAX_EIGHTS = MAX_HIDDEN / (ROW_THREADS * EIGHT);
+constexpr int HEAD_DIM = 64, HALF_DIM = HEAD_DIM / 2;
+
+struct Eight {
+  float v[EIGHT];
+};
+
+__device__ __forceinline__ Eight load_eight(const float *p) {
+  const float4 a = ((const float4 *)p)[0], b = ((const float4 *)p)[1];
+  return {{a.x, a.y, a.z, a.w, b.x, b.y, b.z, b.w}};
+}
+
+__device__ __forceinline__ Eight load_eight(const Half *p) {
+  const uint4 bits = *(const uint4 *)p;
+  const float2 a = to_floats(bits.x), b = to_floats(bits.y), c = to_floats(bits.z), d = to_floats(bits.w);
+  return {{a.x, a.y, b.x, b.y, c.x, c.y, d.x, d.y}};
+}
+
+__device__ __forceinline__ void store_eight(float *p, const Eight &e) {
+  ((float4 *)p)[0] = make_float4(e.v[0], e.v[1], e.v[2], e.v[3]);
+  ((float4 *)p)[1] = make_float4(e.v[4], e.v[5], e.v[6], e.v[7]);
+}
+
+__device__ __forceinline__ void store_eight(Half *p, const Eight &e) {
+  *(uint4 *)p = make_uint4(to_halves(e.v[0], e.v[1]), to_halves(e.v[2], e.v[3]), to_halves(e.v[4], e.v[5]),
+                           to_halves(e.v[6], e.v[7]));
+}
+
+__device__ __forceinline__ int clamped(int value, int low, int high) { return max(low, min(value, high)); }
+
+// Over the ROW_THREADS threads of a block; once in a kernel.
+__device__ __forceinline__ float sum_of_block(float value) {
+  float *sums = (float *)dynamic_shared();
+  value = sum_of_warp(value);
+  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
+  __syncthreads();
+  float total = 0;
+  for (int warp = 0; warp < ROW_THREADS / 32; ++warp) total += sums[warp];
+  return total;
+}
+
+// x over the root of its mean square, times gain. Each thread has the eights at threadIdx.x, threadIdx.x + ROW_THREADS, ...
+__device__ __forceinline__ void norm_row(const Eight (&x)[MAX_EIGHTS], const Half *gain, Half *to, int width, float epsilon) {
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < MAX_EIGHTS; ++i)
+    for (int j = 0; j < EIGHT; ++j) squares += x[i].v[j] * x[i].v[j];
+  const float scale = 1.0f / sqrtf(sum_of_block(squares) / width + epsilon);
+#pragma unroll
+  for (int i = 0; i < MAX_EIGHTS; ++i) {
+    const int at = (threadIdx.x + i * ROW_THREADS) * EIGHT;
+    if (at >= width) continue;
+    Eight made = load_eight(gain + at);
+    for (int j = 0; j < EIGHT; ++j) made.v[j] *= x[i].v[j] * scale;
+    store_eight(to + at, made);
+  }
+}
+
+struct EmbedArguments {
+  const int *ids;                   // [R]
+  const Half *embedding, *points;   // [V, C], [R, C]
+  const unsigned char *point_mask;  // [R], or null
+  const Half *gain;                 // of the first norm
+  float *residual;                  // [R, C]
+  Half *normed;                     // [R, C]
+  int width, vocabulary;
+  float epsilon;
+};
+
+// A row's embedding, or that of its point token, and the first norm of it.
+__global__ void __launch_bounds__(ROW_THREADS) embed(const __grid_constant__ EmbedArguments a) {
+  const size_t row = blockIdx.x;
+  const bool point = a.point_mask != nullptr && a.point_mask[row] != 0;
+  const size_t token = clamped(a.ids[row], 0, a.vocabulary - 1);
+  const Half *from = point ? a.points + row * a.width : a.embedding + token * a.width;
+  Eight x[MAX_EIGHTS] = {};
+#pragma unroll
+  for (int i = 0; i < MAX_EIGHTS; ++i) {
+    const int at = (threadIdx.x + i * ROW_THREADS) * EIGHT;
+    if (at < a.width) store_eight(a.residual + row * a.width + at, x[i] = load_eight(from + at));
+  }
+  norm_row(x, a.gain, a.normed + row * a.width, a.width, a.epsilon);
+}
+
+struct NormArguments {
+  const float *residual;  // [R, C]
+  const Half *gain;       // [C]
+  Half *normed;           // [R, C]
+  int width;
+  float epsilon;
+};
+
+__global__ void __launch_bounds__(ROW_THREADS) norm(const __grid_constant__ NormArguments a) {
+  const size_t row = blockIdx.x;
+  Eight x[MAX_EIGHTS] = {};
+#pragma unroll
+  for (int i = 0; i < MAX_EIGHTS; ++i) {
+    const int at = (threadIdx.x + i * ROW_THREADS) * EIGHT;
+    if (at < a.width) x[i] = load_eight(a.residual + row * a.width + at);
+  }
+  norm_row(x, a.gain, a.normed + row * a.width, a.width, a.epsilon);
+}
+
+struct RotateArguments {
+  const float *qkv;                                  // [B*T, (H+2K)*D]
+  const Half *bias;                                  // [(H+2K)*D], or null
+  const float *cos_3d, *sin_3d, *cos_1d, *sin_1d;    // [B*T, D]
+  const unsigned char *point_mask;                   // [B*T], or null
+  Half *queries;                                     // [B*T, H*D]
+  Half *keys, *values;                               // this layer's heads in row (t, b) of the new rows
+  int batch, rows, heads, kv_heads, row_stride;      // halves from one (t, b) to the next
+};
+
+// x * cos + rotate_half(x) * sin; entries d and d + D/2 may turn by different angles, as those of point tokens do.
+__device__ __forceinline__ void turn(float (&low)[4], float (&high)[4], const float *cosines, const float *sines) {
+  const float4 c = *(const float4 *)cosines, d = *(const float4 *)(cosines + HALF_DIM);
+  const float4 s = *(const float4 *)sines, t = *(const float4 *)(sines + HALF_DIM);
+  const float cl[4] = {c.x, c.y, c.z, c.w}, ch[4] = {d.x, d.y, d.z, d.w};
+  const float sl[4] = {s.x, s.y, s.z, s.w}, sh[4] = {t.x, t.y, t.z, t.w};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const float x = low[j], y = high[j];
+    low[j] = x * cl[j] - y * sl[j];
+    high[j] = y * ch[j] + x * sh[j];
+  }
+}
+
+__device__ __forceinline__ void load_four(float (&to)[4], const float *from, const Half *bias) {
+  const float4 v = *(const float4 *)from;
+  to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
+  if (bias == nullptr) return;
+  const uint2 bits = *(const uint2 *)bias;
+  const float2 a = to_floats(bits.x), b = to_floats(bits.y);
+  to[0] += a.x, to[1] += a.y, to[2] += b.x, to[3] += b.y;
+}
+
+// Bias and rotation; queries go to attention, keys and values into the new cache rows. Eight threads handle a head.
+__global__ void __launch_bounds__(ROW_THREADS) rotate(const __grid_constant__ RotateArguments a) {
+  const int row = blockIdx.x, b = row / a.rows, t = row % a.rows, heads = a.heads + 2 * a.kv_heads;
+  const bool point = a.point_mask != nullptr && a.point_mask[row] != 0;
+  const float *cosines = (point ? a.cos_3d : a.cos_1d) + (size_t)row * HEAD_DIM;
+  const float *sines = (point ? a.sin_3d : a.sin_1d) + (size_t)row * HEAD_DIM;
+  const size_t cached = ((size_t)t * a.batch + b) * a.row_stride;
+  for (int unit = threadIdx.x; unit < heads * 8; unit += ROW_THREADS) {
+    const int head = unit / 8, d = unit % 8 * 4, at = head * HEAD_DIM + d;
+    const float *from = a.qkv + (size_t)row * heads * HEAD_DIM + at;
+    float low[4], high[4];
+    load_four(low, from, a.bias == nullptr ? nullptr : a.bias + at);
+    load_four(high, from + HALF_DIM, a.bias == nullptr ? nullptr : a.bias + at + HALF_DIM);
+    if (head < a.heads + a.kv_heads) turn(low, high, cosines + d, sines + d);
+    Half *to = head < a.heads ? a.queries + (size_t)row * a.heads * HEAD_DIM + at
+               : head < a.heads + a.kv_heads
+                   ? a.keys + cached + (head - a.heads) * HEAD_DIM + d
+                   : a.values + cached + (head - a.heads - a.kv_heads) * HEAD_DIM + d;
+    *(uint2 *)to = make_uint2(to_halves(low[0], low[1]), to_halves(low[2], low[3]));
+    *(uint2 *)(to + HALF_DIM) = make_uint2(to_halves(high[0], high[1]), to_halves(high[2], high[3]));
+  }
+}
+
+struct ActivateArguments {
+  const Half *both;  // [R, 2I], gate and up
+  Half *made;        // [R, I]
+  int width;         // I
+  long long count;   // eights of all rows together
+};
+
+// silu(gate) * up. A thread each eight.
+__global__ void __launch_bounds__(ROW_THREADS) activate(const __grid_constant__ ActivateArguments a) {
+  const long long unit = (long long)blockIdx.x * ROW_THREADS + threadIdx.x;
+  if (unit >= a.count) return;
+  const long long row = unit / (a.width / EIGHT), at = unit % (a.width / EIGHT) * EIGHT;
+  const Half *from = a.both + row * 2 * a.width + at;
+  Eight gate = load_eight(from);
+  const Eight up = load_eight(from + a.width);
+  for (int j = 0; j < EIGHT; ++j) gate.v[j] = gate.v[j] / (1.0f + __expf(-gate.v[j])) * up.v[j];
+  store_eight(a.made + row * a.width + at, gate);
+}
+
+struct LastArguments {
+  const float *residual;  // [B*T, C]
+  const Half *queries;    // [B*T, Q]
+  const int *lengths;     // [B], or null: all
+  float *last_residual;   // [B, C]
+  Half *last_queries;     // [B, Q]
+  int rows, width, query_width;
+};
+
+// The last valid row of each sequence, a block each: behind the last layer's keys and values only those are of interest.
+__global__ void __launch_bounds__(ROW_THREADS) take_last(const __grid_constant__ LastArguments a) {
+  const size_t b = blockIdx.x, t = a.lengths == nullptr ? a.rows - 1 : clamped(a.lengths[b] - 1, 0, a.rows - 1);
+  const size_t row = b * a.rows + t;
+  for (int at = threadIdx.x * EIGHT; at < a.width; at += ROW_THREADS * EIGHT)
+    store_eight(a.last_residual + b * a.width + at, load_eight(a.residual + row * a.width + at));
+  for (int at = threadIdx.x * EIGHT; at < a.query_width; at += ROW_THREADS * EIGHT)
+    *(uint4 *)(a.last_queries + b * a.query_width + at) = *(const uint4 *)(a.queries + row * a.query_width + at);
+}

@@ -1,0 +1,180 @@
+// The language model as a sequence of products and kernels. `Device` launches them: launch.cu on a GPU, the tests on a CPU.
+//
+//   bool Device::launch(kernel, unsigned blocks, unsigned threads, size_t shared_bytes, arguments)
+//   bool Device::product(Product)
+#pragma once
+#include "attention.cuh"
+#include "launch.h"
+
+// made [rows, out] = given [rows, in] * weight [out, in] transposed, and added to what is there where `adds`. Sums are float32.
+struct Product {
+  const Half *weight, *given;
+  void *made;
+  int out, in, rows;
+  bool adds, halves;  // halves: `made` is rounded to half, else it is float32
+};
+
+constexpr size_t ALIGNMENT = 256;
+constexpr size_t PRODUCT_BYTES = 32u << 20;  // what a product may work in
+constexpr int GRID = 264;                    // blocks that keep a large GPU busy: attention cuts keys until it has so many
+constexpr int MAX_PIECES = 32;
+
+using spatiallm::LanguageModelTensors;
+using spatiallm::ModelSizes;
+
+// Sizes that follow from those of the model and of the call.
+struct Shape {
+  int rows, queries, qkv, stride;  // B*T; H*D; (H+2K)*D; halves of one (t, b) of the cache
+  int group;
+
+  Shape(const ModelSizes &s, int batch, int count)
+      : rows(batch * count),
+        queries(s.heads * s.head_dim),
+        qkv((s.heads + 2 * s.kv_heads) * s.head_dim),
+        stride(2 * s.layers * s.kv_heads * s.head_dim),
+        group(s.heads / s.kv_heads) {}
+};
+
+inline int ceil_div(long long a, long long b) { return (int)((a + b - 1) / b); }
+
+// Into how many pieces keys are cut where tiles of queries alone leave the GPU idle.
+inline int pieces_of(const ModelSizes &s, int batch, int query_rows, int keys) {
+  const int tiles = ceil_div((long long)query_rows * (s.heads / s.kv_heads), TILE) * s.kv_heads * batch;
+  const int most = ceil_div(keys, TILE) < MAX_PIECES ? ceil_div(keys, TILE) : MAX_PIECES, wanted = GRID / tiles;
+  return wanted < 1 ? 1 : wanted < most ? wanted : most;
+}
+
+// Where everything lies in the workspace; `bytes` is its size. With null as its beginning it only measures.
+struct Workspace {
+  float *residual, *qkv, *partial, *last_residual;
+  Half *normed, *queries, *mixed, *both, *active, *last_queries;
+  unsigned char *product;
+  size_t bytes = 0;
+
+  Workspace(const ModelSizes &s, int batch, int count, int past_rows, bool all_logits, unsigned char *start) : start_(start) {
+    const Shape shape(s, batch, count);
+    const size_t rows = shape.rows, width = s.hidden, inner = s.intermediate, last = all_logits ? 0 : batch;
+    const int pieces = pieces_of(s, batch, count, past_rows + count), last_pieces = pieces_of(s, batch, 1, past_rows + count);
+    const size_t cut = (size_t)shape.rows * (pieces > 1 ? pieces : 0), last_cut = last * (last_pieces > 1 ? last_pieces : 0);
+    take(residual, rows * width), take(normed, rows * width), take(qkv, rows * shape.qkv);
+    take(queries, rows * shape.queries), take(mixed, rows * shape.queries);
+    take(both, rows * 2 * inner), take(active, rows * inner);
+    take(last_residual, last * width), take(last_queries, last * shape.queries);
+    take(partial, (cut > last_cut ? cut : last_cut) * s.heads * PARTIAL);
+    take(product, PRODUCT_BYTES);
+  }
+
+ private:
+  template <class T>
+  void take(T *&place, size_t count) {
+    place = start_ == nullptr ? nullptr : (T *)(start_ + bytes);
+    bytes += (count * sizeof(T) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+  }
+
+  unsigned char *start_;
+};
+
+// One call.
+template <class Device>
+class Run {
+ public:
+  Run(Device &device, const ModelSizes &sizes, const LanguageModelTensors &tensors, void *workspace)
+      : device_(device),
+        s_(sizes),
+        t_(tensors),
+        shape_(sizes, tensors.batch, tensors.rows),
+        w_(sizes, tensors.batch, tensors.rows, tensors.past_rows, tensors.all_logits, (unsigned char *)workspace) {}
+
+  // False where the device would not.
+  bool all() {
+    bool good = begin();
+    for (int layer = 0; layer < s_.layers && good; ++layer) good = this->layer(layer);
+    const Half *head = (const Half *)t_.weights.head;
+    return good && product(head, w_.normed, t_.logits, s_.vocabulary, s_.hidden, false, false);
+  }
+
+ private:
+  enum Tensor { INPUT_NORM, QKV, QKV_BIAS, O, POST_NORM, GATE_UP, DOWN };
+
+  const Half *weight(int layer, Tensor which) const {
+    return (const Half *)t_.weights.layers[layer * spatiallm::LAYER_TENSORS + which];
+  }
+
+  bool begin() {
+    rows_ = shape_.rows, queries_ = t_.rows, residual_ = w_.residual, asked_ = w_.queries, last_ = false;
+    const EmbedArguments a{t_.ids, (const Half *)t_.weights.embedding, (const Half *)t_.point_embeds, t_.point_mask,
+                           weight(0, INPUT_NORM), residual_, w_.normed, s_.hidden, s_.vocabulary, s_.epsilon};
+    return device_.launch(embed, rows_, ROW_THREADS, SUMS, a);
+  }
+
+  bool layer(int layer) {
+    const bool last = layer == s_.layers - 1;
+    const Half *next = last ? (const Half *)t_.weights.final_norm : weight(layer + 1, INPUT_NORM);
+    return product(weight(layer, QKV), w_.normed, w_.qkv, shape_.qkv, s_.hidden, false, false) && rotated(layer) &&
+           (!last || t_.all_logits || shortened()) && attended(layer) &&
+           product(weight(layer, O), w_.mixed, residual_, s_.hidden, shape_.queries, true, false) &&
+           normed(weight(layer, POST_NORM)) &&
+           product(weight(layer, GATE_UP), w_.normed, w_.both, 2 * s_.intermediate, s_.hidden, false, true) &&
+           activated() && product(weight(layer, DOWN), w_.active, residual_, s_.hidden, s_.intermediate, true, false) &&
+           normed(next);
+  }
+
+  bool product(const Half *weight, const Half *given, void *made, int out, int in, bool adds, bool halves) {
+    return device_.product({weight, given, made, out, in, rows_, adds, halves}, w_.product);
+  }
+
+  Half *fresh(int layer) const { return (Half *)t_.new_rows + (size_t)layer * s_.kv_heads * HEAD_DIM; }
+  const Half *past(int layer) const {
+    return t_.past_rows == 0 ? nullptr : (const Half *)t_.past + (size_t)layer * s_.kv_heads * HEAD_DIM;
+  }
+
+  bool rotated(int layer) {
+    const RotateArguments a{w_.qkv, weight(layer, QKV_BIAS), t_.cos_3d, t_.sin_3d, t_.cos_1d, t_.sin_1d, t_.point_mask,
+                            w_.queries, fresh(layer), fresh(s_.layers + layer), t_.batch, t_.rows, s_.heads, s_.kv_heads,
+                            shape_.stride};
+    return device_.launch(rotate, rows_, ROW_THREADS, 0, a);
+  }
+
+  // From here on only the last row of each sequence is of interest.
+  bool shortened() {
+    const LastArguments a{residual_, w_.queries, t_.lengths, w_.last_residual, w_.last_queries, t_.rows, s_.hidden,
+                          shape_.queries};
+    rows_ = t_.batch, queries_ = 1, residual_ = w_.last_residual, asked_ = w_.last_queries, last_ = true;
+    return device_.launch(take_last, t_.batch, ROW_THREADS, 0, a);
+  }
+
+  bool attended(int layer) {
+    const int pieces = pieces_of(s_, t_.batch, queries_, t_.past_rows + t_.rows);
+    const int tiles = ceil_div((long long)queries_ * shape_.group, TILE);
+    const AttendArguments a{asked_, fresh(layer), fresh(s_.layers + layer), past(layer), past(s_.layers + layer),
+                            t_.lengths, t_.past_rows == 0 ? nullptr : t_.past_length, w_.mixed, w_.partial, t_.batch, queries_, t_.rows,
+                            t_.past_rows, s_.heads, s_.kv_heads, shape_.stride, t_.causal, last_, tiles, pieces,
+                            LOG2E / sqrtf(HEAD_DIM)};
+    if (!device_.launch(attend, tiles * t_.batch * s_.kv_heads * pieces, ATTEND_THREADS, ATTEND_BYTES, a)) return false;
+    const CombineArguments c{w_.partial, w_.mixed, pieces};
+    return pieces == 1 || device_.launch(combine, rows_ * s_.heads, HEAD_DIM, 0, c);
+  }
+
+  bool normed(const Half *gain) {
+    const NormArguments a{residual_, gain, w_.normed, s_.hidden, s_.epsilon};
+    return device_.launch(norm, rows_, ROW_THREADS, SUMS, a);
+  }
+
+  bool activated() {
+    const long long count = (long long)rows_ * s_.intermediate / EIGHT;
+    const ActivateArguments a{w_.both, w_.active, s_.intermediate, count};
+    return device_.launch(activate, ceil_div(count, ROW_THREADS), ROW_THREADS, 0, a);
+  }
+
+  static constexpr size_t SUMS = ROW_THREADS / 32 * sizeof(float);
+
+  Device &device_;
+  const ModelSizes &s_;
+  const LanguageModelTensors &t_;
+  const Shape shape_;
+  const Workspace w_;
+  int rows_ = 0, queries_ = 0;  // rows that are worked on: all, then the last of each sequence
+  float *residual_ = nullptr;
+  const Half *asked_ = nullptr;
+  bool last_ = false;
+};

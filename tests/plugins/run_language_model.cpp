@@ -1,0 +1,41 @@
+// The language model's kernels on the CPU, called from Python; products are plain loops.
+#define EMULATED
+#include "language_model/run.cuh"
+
+class Device {
+ public:
+  explicit Device(unsigned seed) : seed_(seed) {}
+
+  template <class Arguments>
+  bool launch(void (*kernel)(Arguments), unsigned blocks, unsigned threads, size_t shared, const Arguments &arguments) {
+    for (unsigned block = 0; block < blocks; ++block)  // none waits for another
+      emulated::launch(1, threads, shared, seed_++, [&] { kernel(arguments); }, block);
+    return true;
+  }
+
+  bool product(const Product &p, void *workspace) {
+    memset(workspace, 0xff, PRODUCT_BYTES);  // it is the product's
+    for (int row = 0; row < p.rows; ++row)
+      for (int out = 0; out < p.out; ++out) {
+        const size_t at = (size_t)row * p.out + out;
+        float sum = p.adds ? ((float *)p.made)[at] : 0;
+        for (int in = 0; in < p.in; ++in)
+          sum += to_float(p.given[(size_t)row * p.in + in]) * to_float(p.weight[(size_t)out * p.in + in]);
+        if (p.halves) ((Half *)p.made)[at] = to_half(sum);
+        else ((float *)p.made)[at] = sum;
+      }
+    return true;
+  }
+
+ private:
+  unsigned seed_;
+};
+
+extern "C" size_t workspace_bytes(const ModelSizes *sizes, int batch, int rows, int past_rows, int all_logits) {
+  return Workspace(*sizes, batch, rows, past_rows, all_logits, nullptr).bytes;
+}
+
+extern "C" int run(const ModelSizes *sizes, const LanguageModelTensors *tensors, void *workspace, unsigned seed) {
+  Device device(seed);
+  return Run<Device>(device, *sizes, *tensors, workspace).all();
+}
