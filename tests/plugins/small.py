@@ -124,22 +124,30 @@ class Small:
         angles = np.concatenate([angles, 0.7 * angles + 0.1], axis=1)
         return np.cos(angles).astype(np.float32), np.sin(angles).astype(np.float32)
 
-    def reference(self, token: int, position: int, past: Array) -> Array:
-        """Logits in float64; `past` gets its row."""
-        bf16, size = self.sizes.bf16, self.sizes
-        values = {name: from_bits(bits, bf16) for name, bits in self.bits.items()}
+    def weights(self) -> Weights:
+        """Their values in float64; the head is the embedding."""
+        values = {name: from_bits(bits, self.sizes.bf16) for name, bits in self.bits.items()}
         layers = [
             Layer(**{name: values.get(f"{i}.{name}") for name in LAYER_FIELDS})  # type: ignore[arg-type]
-            for i in range(size.layers)
+            for i in range(self.sizes.layers)
         ]
-        weights = Weights(
-            embedding=values["embedding"], layers=layers, final_norm=values["final_norm"], head=values["embedding"]
-        )
-        heads, wide = Heads(query=size.heads, key=size.kv_heads, size=size.head_dim), from_bits(past, bf16)
+        embedding = values["embedding"]
+        return Weights(embedding=embedding, layers=layers, final_norm=values["final_norm"], head=embedding)
+
+    @property
+    def heads(self) -> Heads:
+        return Heads(query=self.sizes.heads, key=self.sizes.kv_heads, size=self.sizes.head_dim)
+
+    def stored(self, values: Array) -> Array:
+        """As a cache of the model's type gives them back."""
+        return from_bits(to_bits(values, self.sizes.bf16), self.sizes.bf16)
+
+    def reference(self, token: int, position: int, past: Array) -> Array:
+        """Logits in float64; `past` gets its row."""
+        bf16, wide = self.sizes.bf16, from_bits(past, self.sizes.bf16)
         cos, sin = (table[position].astype(np.float64) for table in self.tables())
-        logits = decode_step(
-            weights, heads, size.epsilon, token, position, wide, cos, sin, lambda x: from_bits(to_bits(x, bf16), bf16)
-        )
+        epsilon = self.sizes.epsilon
+        logits = decode_step(self.weights(), self.heads, epsilon, token, position, wide, cos, sin, self.stored)
         past[position] = to_bits(wide[position], bf16)
         return logits
 
