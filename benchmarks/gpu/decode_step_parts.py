@@ -49,15 +49,23 @@ def milliseconds(action: Callable[[], None], runs: int, warm_up: int = 3) -> lis
     return sorted(times)
 
 
+def plain_read(size: int) -> Facts:
+    """So many bytes read by PyTorch in one piece."""
+    whole = torch.empty(size // 4, dtype=torch.int32, device="cuda").fill_(1)
+    median = statistics.median(milliseconds(lambda: whole.max(), 10))
+    return {"ms": round(median, 5), "GB/s": round(whole.nbytes / median / 1e6)}
+
+
 def address(tensor: Tensor | None) -> int:
     return 0 if tensor is None else tensor.data_ptr()
 
 
 class Model:
-    """Random weights on the GPU, and the plain step in float32 (keys and values in the cache's type)."""
+    """Random weights on a device, and the plain step in float32 (keys and values in the cache's type)."""
 
-    def __init__(self, sizes: Sizes, capacity: int, seed: int = 0) -> None:
+    def __init__(self, sizes: Sizes, capacity: int, seed: int = 0, device: str = "cuda") -> None:
         torch.manual_seed(seed)
+        self.device = device
         self.sizes, self.capacity, self.dtype = sizes, capacity, torch.bfloat16 if sizes.bf16 else torch.float16
         c, queries = sizes.hidden, sizes.heads * sizes.head_dim
         self.embedding = self._random(sizes.vocabulary, c, scale=0.03)
@@ -75,17 +83,17 @@ class Model:
             for _ in range(sizes.layers)
         ]
         angles = torch.arange(capacity)[:, None] * 1e4 ** (-torch.arange(sizes.head_dim // 2) / (sizes.head_dim // 2))
-        angles = torch.cat([angles, angles * 0.7], 1).cuda()  # the halves differ, as those of a point token may
+        angles = torch.cat([angles, angles * 0.7], 1).to(device)  # the halves differ, as those of a point token may
         self.cos, self.sin = angles.cos().float().contiguous(), angles.sin().float().contiguous()
 
     def _random(self, *shape: int, scale: float, shift: float = 0) -> Tensor:
-        return torch.randn(*shape, device="cuda").mul_(scale).add_(shift).to(self.dtype)
+        return torch.randn(*shape, device=self.device).mul_(scale).add_(shift).to(self.dtype)
 
     def past(self, length: int, seed: int = 1) -> Tensor:
         """A cache with `length` random rows; what lies behind them is NaN."""
         torch.manual_seed(seed)
         s = self.sizes
-        past = torch.randn(self.capacity, 2 * s.layers * s.kv_heads, s.head_dim, device="cuda").to(self.dtype)
+        past = torch.randn(self.capacity, 2 * s.layers * s.kv_heads, s.head_dim, device=self.device).to(self.dtype)
         past[length:] = math.nan
         return past
 
@@ -234,9 +242,7 @@ class Variant:
 
     def read(self) -> Facts:
         """The same weights summed up by PyTorch, tensor after tensor: what a plain read costs on this card."""
-        whole = torch.empty(self.model.sizes.weight_bytes // 4, dtype=torch.int32, device="cuda").fill_(1)
-        median = statistics.median(milliseconds(lambda: whole.max(), 10))
-        return {"ms": round(median, 5), "GB/s": round(whole.nbytes / median / 1e6)}
+        return plain_read(self.model.sizes.weight_bytes)
 
     def repeat(self) -> Facts:
         """Two runs from one state: equal to the bit?"""
