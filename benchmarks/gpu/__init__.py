@@ -18,13 +18,20 @@ and where TensorRT is, which needs no PyTorch (the bundle and ref.npz are what t
 builds the language model's engines in several ways side by side, each with its seconds, and makes a bundle of each way.
 `python -m benchmarks.gpu.table *.json` makes markdown of the results.
 
+Our kernels need neither bundle nor TensorRT, only PyTorch and what `make plugins` made (decode_step: only nvcc):
+
+    python -m benchmarks.gpu.prefill_step --output out/prefill_step
+    python -m benchmarks.gpu.decode_step --output out/decode_step
+    benchmarks/gpu/sanitize.sh out/sanitize
+
 All of it, in the order that keeps measurements off a busy card, for a machine with one or two GPUs and a Python each
 for PyTorch and for TensorRT (they may be one):
 
     WORK=/disk/with/40GB HOST_PYTHON=python3 TRT_PYTHON=python3.10 benchmarks/gpu/session.sh check
     ... session.sh start;  ... session.sh wait 3600
 
-Checkpoints with random weights, bundles and references first; then the build matrix, and tiny engines, with parity as
-engines come; when all builds have ended the speeds of TensorRT, ONNX Runtime (ORT_SITE) and PyTorch, profiles,
-recorded rungs on top of export.parity's ladder, tests/gpu. `session.sh` alone prints its settings.
+Checkpoints with random weights, bundles and references first; then engines with our operators (PLUGINS), the build
+matrix, and tiny engines, with parity as engines come; when all builds have ended the speeds of our engines, TensorRT's
+own, ONNX Runtime (ORT_SITE) and PyTorch, profiles, recorded rungs on top of export.parity's ladder, tests/gpu,
+compute-sanitizer. `session.sh` alone prints its settings, among them those of a short session.
 """

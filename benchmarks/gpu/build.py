@@ -40,7 +40,8 @@ def main() -> int:
     args = p.parse_args()
     bundle, options = Bundle.open(args.bundle), all_options(args)
     spec = model_facts(bundle.manifest.language_model, bundle.manifest.precision)
-    report = Report(args.output, "build", {**spec, "opt_level": options.opt_level, "jobs": options.jobs})
+    asked = {"opt_level": options.opt_level, "jobs": options.jobs, "plugins": options.plugins}
+    report = Report(args.output, "build", {**spec, **asked})
     for number in range(1, args.rounds + 1):
         report.part(f"build_{number}", lambda: measure(bundle, options))
     return report.finish()

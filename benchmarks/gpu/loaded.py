@@ -25,7 +25,7 @@ from runtime.engines.cuda import gpu
 from runtime.errors import EngineError
 from runtime.run import Engines, Run
 
-KEPT = ("bytes", "seconds", "warm", "layers", "reformats", "profiles")  # of a plan's record
+KEPT = ("bytes", "seconds", "warm", "layers", "reformats", "profiles", "plugins")  # of a plan's record
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,16 @@ def plans(folder: Path) -> Facts:
     for path in sorted(folder.glob("engines/*/engine.json")):
         record = json.loads(path.read_text(encoding="utf-8"))
         kept = {graph: {name: plan.get(name) for name in KEPT} for graph, plan in record["plans"].items()}
-        names = ("tensorrt", "cuda", "driver", "gpu", "precision", "opt_level", "strongly_typed", "plugins")
-        found[path.parent.name] = {**{name: record.get(name) for name in names}, "plans": kept}
+        names = ("tensorrt", "cuda", "driver", "gpu", "precision", "opt_level", "strongly_typed")
+        version = max(plan.get("plugins") or 0 for plan in record["plans"].values())
+        facts = {name: record.get(name) for name in names}
+        found[path.parent.name] = {**facts, "plugins": version, "plans": kept}
     return found
+
+
+def plugins(folder: Path) -> int:
+    """Version of our plugin library that the bundle's engines need; 0: none."""
+    return max([0, *(facts["plugins"] for facts in plans(folder).values())])
 
 
 def plan_files(folder: Path) -> Facts:

@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from benchmarks.gpu.loaded import plugins
 from benchmarks.gpu.report import Facts, Report, model_facts
 from runtime.bundle import Bundle
 from runtime.clock import Clock
@@ -195,7 +196,9 @@ def main() -> int:
         p.error("--backend torch needs --model")
     bundle = endless(Bundle.open(args.bundle, verify=False))
     facts = model_facts(bundle.manifest.language_model, bundle.manifest.precision)
-    report = Report(args.output, "scene", {**facts, "backend": args.backend, "point_cloud": args.point_cloud.name})
+    version = plugins(args.bundle) if args.backend == "tensorrt" else 0
+    ran = {"backend": args.backend, "plugins": version, "point_cloud": args.point_cloud.name}
+    report = Report(args.output, "scene", {**facts, **ran})
     state: dict[str, Any] = {}
     repeats = args.repeats or (2 if args.backend == "torch" else 5)
     report.part("load", lambda: state.update(contender=contender(args, bundle)) or {})

@@ -18,13 +18,17 @@
 #   ORT_SITE     a folder with onnxruntime-gpu for HOST_PYTHON; its steps are left out without it
 #   GPU_A GPU_B  for measurements and for builds; the same where there is one       (0 0)
 #   WARM_GPU     where PyTorch compiles its baselines ahead, beside the builds, so that it is quick when the card is quiet (none)
-#   PLUGINS      the library of `make plugins`, for decode engines with it; its steps are left out without it
-#   WAYS         of Qwen's build matrix; WAYS_LLAMA of Llama's                      (see below; as build_matrix --ways)
+#   PLUGINS      the library of `make plugins`: engines with our operators are built and measured before all others, its
+#                functions beside PyTorch's, and its tests run; all of that is left out without it
+#   WAYS         of Qwen's build matrix; WAYS_LLAMA of Llama's; empty: none         (see below; as build_matrix --ways)
 #   AT_ONCE      builds at a time of Qwen's matrix, and AT_ONCE_LLAMA               (by cores and memory)
 #   MATRIX_LIMIT seconds after which builds that have not ended are given up        (3600)
 #   LIMITS       the largest sizes that the engines take
 #   SPATIALLM_TENSORRT_LOG=verbose  logs what TensorRT tries; what it tells of compiled nodes is collected
 #   SIZE DEVICE  tiny and cpu rehearse it                                           (real cuda)
+#
+# WAYS= WAYS_LLAMA= TINY_LAYOUTS=separate TINY_ROUNDS=1 PLUGINS=FILE is the short session: engines with our operators, their
+# parity, speed and scenes first, and tiny engines only when these are measured.
 #
 # A step runs once: $WORK/done has its exit code, $WORK/logs what it said. To run one again, remove $WORK/done/STEP and its
 # lane's $WORK/lane-NAME, and start again. No step has a time limit of its own. Speeds are measured when all builds have ended.
@@ -34,8 +38,8 @@ SELF=$ROOT/benchmarks/gpu/session.sh
 WORK=${WORK:-/tmp/spatiallm-session}
 HOST_PYTHON=${HOST_PYTHON:-python3} TRT_PYTHON=${TRT_PYTHON:-python3} TRT_ENV=${TRT_ENV:-} HOST_PATH=${HOST_PATH:-} ORT_SITE=${ORT_SITE:-}
 GPU_A=${GPU_A:-0} GPU_B=${GPU_B:-${GPU_A:-0}}
-WAYS=${WAYS:-segmented:held:3 segmented:scaled:3 separate:held:3 separate:scaled:3 separate:whole:3 separate:held-half:3 separate:scaled-half:3 separate:held-half-io:3 separate:free:3 separate:held:1 separate:free:1 shared:held-half:3 shared:free:3 shared:held:1 shared:free:1}
-WAYS_LLAMA=${WAYS_LLAMA:-segmented:held:3 segmented:scaled:3 separate:scaled:3 separate:held:3 separate:whole:3 separate:scaled-half:3}
+WAYS=${WAYS-segmented:held:3 segmented:scaled:3 separate:held:3 separate:scaled:3 separate:whole:3 separate:held-half:3 separate:scaled-half:3 separate:held-half-io:3 separate:free:3 separate:held:1 separate:free:1 shared:held-half:3 shared:free:3 shared:held:1 shared:free:1}
+WAYS_LLAMA=${WAYS_LLAMA-segmented:held:3 segmented:scaled:3 separate:scaled:3 separate:held:3 separate:whole:3 separate:scaled-half:3}
 # Which engines are measured whole: those that export.build makes by default, else the next that are finite in half precision.
 PREFER="segmented-held-3 segmented-scaled-3 separate-held-3 separate-scaled-3 separate-held-half-3 separate-scaled-half-3 separate-held-half-io-3 separate-held-1 separate-whole-3 separate-free-3 shared-held-half-3 shared-held-3"
 MATRIX_LIMIT=${MATRIX_LIMIT:-3600}
@@ -43,7 +47,7 @@ room=$(awk '/MemTotal/ { print int($2 / 8388608) }' /proc/meminfo) cap=$(cat /sy
 case $cap in '' | *[!0-9]*) ;; *) [ $((cap >> 33)) -ge "$room" ] || room=$((cap >> 33)) ;; esac
 UNITS=$(( room < $(nproc) ? room : $(nproc) )) # builds that fit: a core and 8 GiB each
 AT_ONCE=${AT_ONCE:-$((UNITS * 7 / 16 + 1))} AT_ONCE_LLAMA=${AT_ONCE_LLAMA:-$((UNITS * 4 / 16 + 1))}
-TINY_LAYOUTS=${TINY_LAYOUTS:-segmented separate shared} TINY_ROUNDS=${TINY_ROUNDS:-2} WARM_GPU=${WARM_GPU:-} PLUGINS=${PLUGINS:-}
+TINY_LAYOUTS=${TINY_LAYOUTS-segmented separate shared} TINY_ROUNDS=${TINY_ROUNDS:-2} WARM_GPU=${WARM_GPU:-} PLUGINS=${PLUGINS:-}
 LIMITS=${LIMITS:---max_length 2048 --max_voxels 65536 --max_point_tokens 1024 --workspace 8}
 SIZE=${SIZE:-real} DEVICE=${DEVICE:-cuda}
 CANDIDATES=${CANDIDATES:-groups/reductions heads/reductions} PREFILLS=${PREFILLS:-default}
@@ -81,6 +85,8 @@ after() {
   done
   return $good
 }
+over() { [ -s "$WORK/lane-$1" ]; } # LANE: it has ended, whatever became of its steps
+until_over() { local name; for name in "$@"; do until over "$name"; do sleep 0.5; done; done; }
 # Each Python with the project on its path, on one GPU.
 host() { local gpu=$1; shift; cd "$ROOT" && exec env CUDA_VISIBLE_DEVICES="$gpu" PYTHONPATH="$ROOT:$HOST_PATH:${PYTHONPATH:-}" OMP_NUM_THREADS="${THREADS:-8}" "$HOST_PYTHON" "$@"; }
 trt() { local gpu=$1; shift; cd "$ROOT" || return; [ -z "$TRT_ENV" ] || source "$TRT_ENV"; exec env CUDA_VISIBLE_DEVICES="$gpu" PYTHONPATH="$ROOT:${PYTHONPATH:-}" "$TRT_PYTHON" "$@"; }
@@ -104,7 +110,9 @@ check() {
 import importlib
 for name in 'benchmarks.gpu.reference benchmarks.gpu.torch_baseline benchmarks.gpu.scene benchmarks.gpu.table export.cli export.parity.cli export.make_checkpoint'.split(): importlib.import_module(name)
 import torch, transformers, numpy; print('torch', torch.__version__, 'transformers', transformers.__version__, 'numpy', numpy.__version__, 'GPUs', torch.cuda.device_count())
-torch.ones(8, device='$DEVICE').sum().item()" || code=1
+torch.ones(8, device='$DEVICE').sum().item()
+from benchmarks.gpu.operators import Operators; from pathlib import Path
+'$PLUGINS' and print('plugins', Operators(Path('$PLUGINS')))" || code=1
   T check-trt "$GPU_B" -c "
 import importlib
 for name in 'benchmarks.gpu.engines benchmarks.gpu.build_matrix benchmarks.gpu.profile export.build runtime.record'.split(): importlib.import_module(name)
@@ -137,46 +145,57 @@ torch_speed() { # MODEL
 lane_model() { # MODEL: with two GPUs PyTorch's speeds come at once, on the one without builds
   checkpoint "$1" "$1" "$SIZE" bfloat16 || return
   export_one "$1" "$1" fp16 3D_only &
-  export_one "$1-scaled" "$1" fp16 3D_only --tensorrt_norm scaled &
+  case $(ways "$1") in *scaled*) export_one "$1-scaled" "$1" fp16 3D_only --tensorrt_norm scaled & ;; esac
   reference "$1" "$1" "$GPU_A" --precision fp16 $MODE_3D_only
   wait
   [ -z "$WARM_GPU" ] || torch_baseline "warm-torch-$1" "$1" "$WARM_GPU" "$WORK/warm-torch-$1.json"
   [ "$GPU_A" = "$GPU_B" ] || torch_speed "$1"
 }
-lane_tiny() { # MODEL FAMILY
+lane_tiny() { # MODEL FAMILY: in half precision for our operators alone
   checkpoint "$1" "$2" tiny float32 || return
   local mode given
   for mode in $MODES; do export_one "$1-$mode" "$1" fp32 "$mode" --tensorrt_segment_layers 1; done
+  [ -z "$PLUGINS" ] || for mode in $MODES; do export_one "$1-fp16-$mode" "$1" fp16 "$mode"; done
   for mode in $MODES; do given=MODE_$mode; reference "$1-$mode" "$1" "$GPU_A" --precision fp32 ${!given}; done
+  [ -z "$PLUGINS" ] || for mode in $MODES; do given=MODE_$mode; reference "$1-fp16-$mode" "$1" "$GPU_A" --precision fp16 ${!given}; done
 }
 
 # --- engines ---------------------------------------------------------------------------------------------------------
-lane_matrix() { # MODEL WAYS AT_ONCE
-  after "export-$1" "export-$1-scaled" || return
-  T "matrix-$1" "$GPU_B" $(bench build_matrix) --bundle "$B/$1" --scaled "$B/$1-scaled" --folder "$WORK/ways/$1" --output "$O/matrix-$1.json" \
-    --ways $2 --total_limit "$MATRIX_LIMIT" --at_once "$3" $LIMITS
+ways() { [ "$1" = llama ] && echo "$WAYS_LLAMA" || echo "$WAYS"; } # MODEL
+lane_matrix() { # MODEL AT_ONCE
+  local scaled=()
+  [ -n "$(ways "$1")" ] || return 0
+  after "export-$1" || return
+  case $(ways "$1") in *scaled*) after "export-$1-scaled" || return; scaled=(--scaled "$B/$1-scaled") ;; esac
+  T "matrix-$1" "$GPU_B" $(bench build_matrix) --bundle "$B/$1" "${scaled[@]}" --folder "$WORK/ways/$1" --output "$O/matrix-$1.json" \
+    --ways $(ways "$1") --total_limit "$MATRIX_LIMIT" --at_once "$2" $LIMITS
 }
 ready() { cat "$WORK/ways/$1/ready" 2> /dev/null; } # MODEL: bundles with engines
 lane_parity() { # MODEL: each way's parity as soon as its engines stand; a busy card does not change numbers
   local way=
   after "reference-$1" || return
-  while ! ended "matrix-$1" || [ -n "$(unproven "$1")" ]; do
+  while ! over "matrix-$1" || [ -n "$(unproven "$1")" ]; do
     way=$(unproven "$1"); [ -n "$way" ] || { sleep 1; continue; }
     parity "$1" "$way"
   done
 }
 unproven() { local path; for path in $(ready "$1"); do ended "parity-$1-$(basename "$path")" || { basename "$path"; return; }; done; }
 parity() { T "parity-$1-$2" "$GPU_B" $(bench engines) --bundle "$WORK/ways/$1/$2" --reference "$WORK/$1.npz" --output "$O/parity-$1-$2.json" --parts parity; }
-lane_plugin() { # MODEL: the first way that stands, with its decode engine built anew around our kernel
-  local way bundle=$WORK/plugin/$1
+lane_plugin() { # MODEL: all three engines, prefill and decode with our operators, from the bundle alone
+  local bundle=$WORK/plugin/$1
   [ -n "$PLUGINS" ] || return 0
-  until way=$(best "$1") && [ -n "$way" ]; do ended "matrix-$1" && [ -z "$(unproven "$1")" ] && [ -z "$(best "$1")" ] && return; sleep 1; done
-  mkdir -p "$WORK/plugin"; [ -e "$bundle" ] || cp -rl "$WORK/ways/$1/$way" "$bundle"
-  T "build-plugin-$1" "$GPU_B" $(bench build) --bundle "$bundle" --output "$O/build-plugin-$1.json" --graphs decode --plugins $LIMITS --timing_cache "$WORK/timing-plugin-$1.cache" &&
-    T "parity-plugin-$1" "$GPU_B" $(bench engines) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/parity-plugin-$1.json" --parts parity
+  after "export-$1" || return
+  copied "$B/$1" "$bundle"
+  T "build-plugin-$1" "$GPU_B" $(bench build) --bundle "$bundle" --output "$O/build-plugin-$1.json" --plugins --jobs 3 $LIMITS --timing_cache "$WORK/timing-plugin-$1.cache" || return
+  keep_of "$bundle" "plugin-$1"
+  after "reference-$1" && T "parity-plugin-$1" "$GPU_B" $(bench engines) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/parity-plugin-$1.json" --parts parity
 }
+copied() { mkdir -p "$(dirname "$2")"; [ -e "$2" ] || cp -rl "$1" "$2"; } # BUNDLE TO: links to files that nobody changes
 lane_tiny_engines() { # MODEL: the modes differ in their tables only, so one build serves all three
   local mode layout first=${MODES%% *}
+  # Without a matrix to wait for, what is measured first has the card alone.
+  [ -n "$WAYS$WAYS_LLAMA" ] || [ "$GPU_A" != "$GPU_B" ] || until_over first
+  tiny_half "$1"
   after "export-$1-$first" || return
   for layout in $TINY_LAYOUTS; do
     cp -r "$B/$1-$first" "$B/$1-$layout"
@@ -189,6 +208,20 @@ lane_tiny_engines() { # MODEL: the modes differ in their tables only, so one bui
       [ "$layout" = "${TINY_LAYOUTS%% *}" ] && rung "$1-$mode" "$B/$1-$mode" "$layout" && ladder "$1-$mode" "$1" "$B/$1-$mode" "$layout"
     done
   done
+}
+tiny_half() { # MODEL: in half precision with our operators; their kernel for one token is not made for such sizes
+  local mode first=${MODES%% *} last=${MODES##* }
+  [ -n "$PLUGINS" ] && after "export-$1-fp16-$first" || return 0
+  copied "$B/$1-fp16-$first" "$B/$1-fp16-plugin"
+  T "build-$1-fp16-plugin" "$GPU_B" $(bench build) --bundle "$B/$1-fp16-plugin" --output "$O/build-$1-fp16-plugin.json" --plugins $LIMITS --max_batch 4 --timing_cache "$WORK/timing-$1-fp16.cache" --jobs 3 || return
+  keep "$1-fp16-plugin"
+  for mode in $MODES; do
+    after "export-$1-fp16-$mode" "reference-$1-fp16-$mode" || continue
+    rm -rf "$B/$1-fp16-$mode/engines"; cp -r "$B/$1-fp16-plugin/engines" "$B/$1-fp16-$mode/"
+    T "engines-$1-fp16-$mode-plugin" "$GPU_B" $(bench engines) --bundle "$B/$1-fp16-$mode" --reference "$WORK/$1-fp16-$mode.npz" --output "$O/engines-$1-fp16-$mode-plugin.json" --parts parity
+  done
+  [ "$1" = tinyqwen ] || return # what tests/gpu compares with: TensorRT's own engines beside the same encoder
+  T "build-$1-fp16" "$GPU_B" $(bench build) --bundle "$B/$1-fp16-$last" --output "$O/build-$1-fp16.json" --graphs prefill decode --language_model separate $LIMITS --max_batch 4 --timing_cache "$WORK/timing-$1-fp16.cache" --jobs 2
 }
 rung() { # NAME BUNDLE TAG OPTIONS...: what the ladder of export.parity compares, recorded of an engine
   local name=$1 bundle=$2 tag=$3; shift 3
@@ -205,11 +238,23 @@ keep_of() { # BUNDLE NAME: records, warnings and TensorRT's own reports
 
 # --- measurements, on a card that nobody else uses -------------------------------------------------------------------
 best() { local way; for way in $PREFER; do ready "$1" | grep -qx ".*/$way" && ok "parity-$1-$way" && { echo "$way"; return; }; done; }
-lane_measure() {
+lane_first() { # what proves most: both models with our operators
   local m
-  for m in qwen llama; do until ended "matrix-$m"; do sleep 1; done; done
-  for m in qwen llama; do while [ -n "$(unproven "$m")" ]; do sleep 1; done; done
-  for m in trt-tinyqwen trt-tinyllama plugin-qwen plugin-llama ort; do until [ -s "$WORK/lane-$m" ]; do sleep 1; done; done
+  [ -n "$PLUGINS" ] || return 0
+  for m in qwen llama; do until_over "$m" "tiny$m" "matrix-$m" "parity-$m" "plugin-$m"; done
+  until_over ort
+  for m in qwen llama; do
+    ok "build-plugin-$m" || { note "skip  measurements of $m with our operators: no engines"; continue; }
+    T "engines-plugin-$m" "$GPU_A" $(bench engines) --bundle "$WORK/plugin/$m" --reference "$WORK/$m.npz" --output "$O/engines-plugin-$m.json"
+    T "scene-plugin-$m" "$GPU_A" $(bench scene) --bundle "$WORK/plugin/$m" --output "$O/scene-plugin-$m.json"
+  done
+  H prefill-step "$GPU_A" $(bench prefill_step) --output "$O/prefill-step"
+}
+lane_measure() {
+  local m tag bundle
+  until_over first
+  for m in qwen llama; do until_over "$m" "matrix-$m" "parity-$m" "plugin-$m" "tiny$m" "trt-tiny$m"; done
+  until_over ort
   for m in qwen llama; do speeds "$m"; done
   for m in qwen llama; do account "$m"; done
   [ -z "$ORT_SITE" ] || for m in qwen llama; do
@@ -218,28 +263,42 @@ lane_measure() {
   own_tests
   for m in qwen llama; do builds "$m"; done
   for m in qwen llama; do others "$m"; done
-  for m in qwen llama; do ladder "$m" "$m" "$WORK/ways/$m/$(best "$m")" "$(best "$m")" $FEW; done
+  for m in qwen llama; do measured "$m" | while read -r tag bundle; do ladder "$m" "$m" "$bundle" "$tag" $FEW; done; done
+  [ -z "$PLUGINS" ] || step sanitize env CUDA_VISIBLE_DEVICES="$GPU_A" PYTHON="$HOST_PYTHON" PYTHONPATH="$ROOT:$HOST_PATH:${PYTHONPATH:-}" bash "$ROOT/benchmarks/gpu/sanitize.sh" "$O/sanitize"
 }
-speeds() { # MODEL: engines, PyTorch and the plugin one after another, so that one table compares like with like
+measured() { # MODEL: name and bundle of the engines that are measured whole, ours first
+  local way; way=$(best "$1")
+  ! ok "build-plugin-$1" || echo "plugin $WORK/plugin/$1"
+  [ -z "$way" ] || echo "$way $WORK/ways/$1/$way"
+}
+speeds() { # MODEL: TensorRT's own engines and PyTorch, so that one table compares like with like
   local way bundle; way=$(best "$1"); bundle=$WORK/ways/$1/$way
-  [ -n "$way" ] || note "skip  measurements of $1: no engines"
   if [ -n "$way" ]; then
     note "$1 is measured with $way"
     T "engines-$1" "$GPU_A" $(bench engines) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/engines-$1.json"
+    T "scene-trt-$1" "$GPU_A" $(bench scene) --bundle "$bundle" --output "$O/scene-trt-$1.json"
+  elif [ -n "$(ways "$1")" ]; then
+    note "skip  measurements of $1: no engines"
   fi
-  ok "build-plugin-$1" && T "engines-plugin-$1" "$GPU_A" $(bench engines) --bundle "$WORK/plugin/$1" --reference "$WORK/$1.npz" --output "$O/engines-plugin-$1.json"
-  [ -n "$way" ] && T "scene-trt-$1" "$GPU_A" $(bench scene) --bundle "$bundle" --output "$O/scene-trt-$1.json"
   [ "$GPU_A" != "$GPU_B" ] || torch_speed "$1"
 }
 account() { # MODEL: where the time goes; the real command; the rung of the ladder
-  local way bundle; way=$(best "$1"); bundle=$WORK/ways/$1/$way
-  [ -n "$way" ] || return
-  T "profile-$1" "$GPU_A" $(bench profile) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/profile-$1.json"
-  T "run-$1" "$GPU_A" run_engine.py --bundle "$bundle" --backend tensorrt --point_cloud "$SCENE" --output "$O/room-$1.txt" --max_new_tokens 256 --timings
-  rung "$1" "$bundle" "$way" $FEW
+  local tag bundle name
+  measured "$1" | while read -r tag bundle; do
+    name=$1; [ "$tag" != plugin ] || name=plugin-$1
+    T "profile-$name" "$GPU_A" $(bench profile) --bundle "$bundle" --reference "$WORK/$1.npz" --output "$O/profile-$name.json"
+    T "run-$name" "$GPU_A" run_engine.py --bundle "$bundle" --backend tensorrt --point_cloud "$SCENE" --output "$O/room-$name.txt" --max_new_tokens 256 --timings
+    rung "$1" "$bundle" "$tag" $FEW
+  done
 }
 builds() { # MODEL: seconds of export.build as users call it, with nothing beside it; cold, then with its timing cache
-  mkdir -p "$WORK/built"; [ -e "$WORK/built/$1" ] || cp -rl "$B/$1" "$WORK/built/$1"
+  if ok "build-plugin-$1"; then # with our operators: what differs, then all of it with the cache that the first build left
+    copied "$WORK/plugin/$1" "$WORK/built/plugin-$1"
+    T "build-alone-plugin-$1" "$GPU_B" $(bench build) --bundle "$WORK/built/plugin-$1" --output "$O/build-alone-plugin-$1.json" --plugins --graphs prefill decode $LIMITS --timing_cache "$WORK/timing-alone-$1.cache" --rounds 2
+    T "build-again-plugin-$1" "$GPU_B" $(bench build) --bundle "$WORK/built/plugin-$1" --output "$O/build-again-plugin-$1.json" --plugins $LIMITS --timing_cache "$WORK/timing-plugin-$1.cache"
+  fi
+  [ -n "$(ways "$1")" ] || return 0
+  copied "$B/$1" "$WORK/built/$1"
   T "build-$1" "$GPU_B" $(bench build) --bundle "$WORK/built/$1" --output "$O/build-$1.json" $LIMITS --timing_cache "$WORK/timing-$1.cache" --rounds 2; keep_of "$WORK/built/$1" "$1"
 }
 others() { # MODEL: speeds of the other ways
@@ -259,11 +318,17 @@ lane_ort() { # parity needs no quiet card
       H "ladder-ort-tinyqwen-$mode" "" -m export.parity --bundle "$B/tinyqwen-$mode" --model "$C/tinyqwen" --point_cloud "$SCENE" --against "$WORK/rung-ort-$mode.npz" --report "$O/ladder-ort-tinyqwen-$mode.json" --quiet
   done
 }
-own_tests() { # tests/gpu on the tiny bundle: kernels, graphs, threads, memory, refusals; its memory tests want the card alone
-  mkdir -p "$WORK/tests"; [ -e "$WORK/tests/tiny" ] || cp -r "$B/tinyqwen-3D_only" "$WORK/tests/tiny"
-  H tests-record "" run_engine.py -m "$WORK/tests/tiny" -p "$SCENE" -o "$WORK/tests/out.txt" --backend onnxruntime --device cpu \
-    --save_tensors "$WORK/tests/tiny.npz" --save_steps 64 --max_new_tokens 256 || return
+own_tests() { # tests/gpu on tiny bundles: kernels, graphs, threads, memory, refusals; its memory tests want the card alone
+  test_bundle tiny "$B/tinyqwen-3D_only"
+  test_bundle tiny-fp16 "$B/tinyqwen-fp16-${MODES##* }"
   SPATIALLM_BUNDLES=$WORK/tests T tests-gpu "$GPU_A" -m pytest -q -p no:cacheprovider --confcutdir=tests/gpu tests/gpu -m gpu
+  [ -z "$PLUGINS" ] || H tests-operators "$GPU_A" -m pytest -q -p no:cacheprovider --confcutdir=tests/gpu tests/gpu/test_language_model.py -m gpu
+}
+test_bundle() { # NAME BUNDLE: beside it what its graphs give under ONNX Runtime on the CPU
+  ls "$2"/engines/*/engine.json > /dev/null 2>&1 || return
+  mkdir -p "$WORK/tests"; [ -e "$WORK/tests/$1" ] || cp -r "$2" "$WORK/tests/$1"
+  H "tests-record-$1" "" run_engine.py -m "$WORK/tests/$1" -p "$SCENE" -o "$WORK/tests/out-$1.txt" --backend onnxruntime --device cpu \
+    --save_tensors "$WORK/tests/$1.npz" --save_steps 64 --max_new_tokens 256
 }
 
 # --- lanes: chains of steps that outlive the call that started them --------------------------------------------------
@@ -279,10 +344,11 @@ start_torch() {
 }
 start() {
   start_torch
-  lane matrix-qwen lane_matrix qwen "$WAYS" "$AT_ONCE"; lane matrix-llama lane_matrix llama "$WAYS_LLAMA" "$AT_ONCE_LLAMA"
+  lane plugin-qwen lane_plugin qwen; lane plugin-llama lane_plugin llama
+  lane matrix-qwen lane_matrix qwen "$AT_ONCE"; lane matrix-llama lane_matrix llama "$AT_ONCE_LLAMA"
   lane parity-qwen lane_parity qwen; lane parity-llama lane_parity llama
   lane trt-tinyqwen lane_tiny_engines tinyqwen; lane trt-tinyllama lane_tiny_engines tinyllama
-  lane plugin-qwen lane_plugin qwen; lane plugin-llama lane_plugin llama; lane ort lane_ort
+  lane ort lane_ort; lane first lane_first
   lane measure lane_measure
 }
 running() { ls "$D"/.pid-* 2> /dev/null | sed 's/.*\.pid-//' | tr '\n' ' '; }
@@ -309,7 +375,7 @@ collect() {
     grep -q '\[V\]' "$file" 2> /dev/null && grep -E 'Autotuning format|Computing costs|Timing Runner|Fastest Tactic|completed in|(Myelin|ForeignNode).*(took|seconds)' "$file" |
       head -c 4000000 | gzip > "$O/logs/$(in_cell "$file").tried.gz"; done
   nvidia-smi > "$O/nvidia-smi.txt" 2>&1
-  (host "" -m benchmarks.gpu.table "$O"/{torch,engines,ort,scene,build}-*.json > "$O/tables.md" 2> "$O/tables.err")
+  (host "" -m benchmarks.gpu.table $(ls "$O"/{torch,engines,ort,scene,build}-*.json 2> /dev/null) > "$O/tables.md" 2> "$O/tables.err")
   tar czf "$WORK/results.tgz.part" -C "$WORK" results && mv "$WORK/results.tgz.part" "$WORK/results.tgz"
   cat "$O/steps.txt" "$O/tables.md"
 }

@@ -14,7 +14,7 @@ from typing import Any
 Facts = Mapping[str, Any]
 NONE = "–"
 PLANS = ("encoder", "language_model", "prefill", "decode")
-KERNEL, ONNX_RUNTIME = "engines, our kernel", "engines, ONNX Runtime"
+KERNELS, ONNX_RUNTIME = "engines, our kernels", "engines, ONNX Runtime"
 # Label, kind of result, where prefill's milliseconds stand, where a token's stand.
 SPEEDS = (
     ("transformers, eager", "torch_baseline", "eager.prefill.ms", "eager.per_token.ms"),
@@ -22,7 +22,7 @@ SPEEDS = (
     ("TensorRT, tokens through the host", "engines", "prefill_speed.to_logits.ms", "decode_plain_speed.per_token.ms"),
     ("TensorRT, steps on the device", "engines", "prefill_speed.to_logits.ms", "decode_device_loop_speed.per_token.ms"),
     ("the same, in a CUDA graph", "engines", "prefill_speed.to_logits.ms", "decode_device_graph_speed.per_token.ms"),
-    ("the same, decode in our kernel", KERNEL, "prefill_speed.to_logits.ms", "decode_device_graph_speed.per_token.ms"),
+    ("the same, with our kernels", KERNELS, "prefill_speed.to_logits.ms", "decode_device_graph_speed.per_token.ms"),
     ("ONNX Runtime", ONNX_RUNTIME, "prefill_speed.to_logits.ms", "decode_device_graph_speed.per_token.ms"),
 )  # fmt: skip
 PARITY = (
@@ -33,6 +33,7 @@ PARITY = (
     ("greedy tokens equal along PyTorch's text", "followed_parity.equal"),
     ("greedy tokens until the first coin toss", "free_parity.equal_until"),
 )
+SCENES = ("scene, our kernels", "scene, tensorrt", "scene, onnxruntime", "scene, torch")
 STAGES = ("reading", "cleaning", "geometry", "prompt", "encoder", "prefill", "decode")
 
 
@@ -44,7 +45,7 @@ def tables(results: Sequence[Facts]) -> str:
 
 def speed_table(results: Sequence[Facts]) -> str:
     """Prefill and decode: a row for each way to run, two columns for each model."""
-    models = labels(results, ("torch_baseline", "engines", KERNEL, ONNX_RUNTIME))
+    models = labels(results, ("torch_baseline", "engines", KERNELS, ONNX_RUNTIME))
     header = [cell for model in models for cell in (f"{model}: prefill ms", "ms/token")]
     rows = []
     for name, wanted, prefill, token in SPEEDS:
@@ -62,26 +63,27 @@ def parity_table(results: Sequence[Facts]) -> str:
 
 
 def scene_table(results: Sequence[Facts]) -> str:
-    """Milliseconds of each stage: two columns for each model, ours and PyTorch's."""
-    models = labels(results, ("scene",))
-    columns = [(model, backend) for model in models for backend in ("tensorrt", "torch")]
-    found = [of(results, "scene", model, backend=backend) for model, backend in columns]
+    """Milliseconds of each stage: a column for each model and what ran it."""
+    models = labels(results, SCENES)
+    columns = [(model, ran) for model in models for ran in SCENES if of(results, ran, model)]
+    found = [of(results, ran, model) for model, ran in columns]
     rows = [[stage, *(number(dig(facts, f"stages.milliseconds.{stage}"), 1) for facts in found)] for stage in STAGES]
     rows.append(["total", *(number(dig(facts, "stages.total_ms"), 1) for facts in found)])
-    return markdown(["ms", *(f"{model}, {backend}" for model, backend in columns)], rows) if models else ""
+    return markdown(["ms", *(f"{model}, {ran.partition(', ')[2]}" for model, ran in columns)], rows) if models else ""
 
 
 def size_table(results: Sequence[Facts]) -> str:
-    """Plans, memory, build and load: a column for each model."""
-    models = labels(results, ("engines",))
-    found = [of(results, "engines", model) for model in models]
+    """Plans, memory, build and load: a column for each model and maker of engines."""
+    makers = ("engines", KERNELS)
+    columns = [(model, maker) for model in labels(results, makers) for maker in makers if of(results, maker, model)]
+    found = [of(results, maker, model) for model, maker in columns]
     rows = []
     for name in PLANS:
         if not any(plans := [plan(facts, name) for facts in found]) and name != "encoder":
             continue  # prefill and decode are in one plan, or each in its own
         rows.append([f"{name} plan, MB", *(number(dig(facts, "bytes"), 0, 1e6) for facts in plans)])
         rows.append([f"{name} built in s", *(number(dig(facts, "seconds"), 0) for facts in plans)])
-        rows.append([f"{name} built again in s", *(number(again(results, model, name), 0) for model in models)])
+        rows.append([f"{name} built again in s", *(number(again(results, *column, name), 0) for column in columns)])
         rows.append([f"{name} layers", *(number(dig(facts, "layers"), 0) for facts in plans)])
         rows.append([f"{name} layers that only reformat", *(number(dig(facts, "reformats"), 0) for facts in plans)])
     for name, key, scale in (
@@ -91,7 +93,8 @@ def size_table(results: Sequence[Facts]) -> str:
         ("from disk to the first token, s", "load.to_first_token_seconds", 1),
     ):
         rows.append([name, *(number(dig(facts, key), 1, scale) for facts in found)])
-    return markdown(["", *models], rows) if models else ""
+    names = [f"{model}{maker.removeprefix('engines')}" for model, maker in columns]
+    return markdown(["", *names], rows) if columns else ""
 
 
 def labels(results: Sequence[Facts], kinds: Sequence[str]) -> list[str]:
@@ -100,13 +103,15 @@ def labels(results: Sequence[Facts], kinds: Sequence[str]) -> list[str]:
 
 
 def kind(facts: Facts) -> str:
-    """The benchmark; engines that are not TensorRT's own have kinds of their own."""
+    """The benchmark; engines that are not TensorRT's own have kinds of their own, and so have scenes."""
+    if facts["benchmark"] == "scene":
+        return f"scene, {'our kernels' if facts.get('plugins') else facts['backend']}"
     if facts["benchmark"] != "engines":
         return str(facts["benchmark"])
     if facts.get("backend") == "onnxruntime":
         return ONNX_RUNTIME
     folders = list((dig(facts, "memory.plans") or {}).values())
-    return KERNEL if folders and folders[-1].get("plugins") else "engines"
+    return KERNELS if folders and folders[-1].get("plugins") else "engines"
 
 
 def label(facts: Facts) -> str:
@@ -122,9 +127,13 @@ def mode(facts: Facts) -> str:
     return ", ".join(part for part in (label(facts), encoding, ran) if part)
 
 
-def again(results: Sequence[Facts], model: str, graph: str) -> float | None:
+def again(results: Sequence[Facts], model: str, maker: str, graph: str) -> float | None:
     """Seconds of the last build of a plan whose kernels the timing cache knew."""
-    builds = [facts for facts in results if facts["benchmark"] == "build" and label(facts) == model]
+    builds = [
+        facts
+        for facts in results
+        if facts["benchmark"] == "build" and label(facts) == model and bool(facts.get("plugins")) == (maker == KERNELS)
+    ]
     rounds = (part for facts in builds for name, part in facts.items() if name.startswith("build_"))
     plans = [joined(part.get("graphs", {}), graph) for part in rounds]
     return next((plan["seconds"] for plan in reversed(plans) if plan.get("warm")), None)
@@ -135,14 +144,10 @@ def told(passed: bool | None) -> str:
     return NONE if passed is None else "yes" if passed else "no"
 
 
-def of(results: Sequence[Facts], wanted: str, model: str, **more: str) -> Facts:
+def of(results: Sequence[Facts], wanted: str, model: str) -> Facts:
     """The last result of this kind and model; nothing where there is none."""
-    found: Facts = {}
-    for facts in results:
-        same = kind(facts) == wanted and label(facts) == model
-        if same and all(facts.get(key) == value for key, value in more.items()):
-            found = facts
-    return found
+    found = [facts for facts in results if kind(facts) == wanted and label(facts) == model]
+    return found[-1] if found else {}
 
 
 def plan(facts: Facts, name: str) -> Facts:
