@@ -3,43 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from plugins.decode_step.arguments import LAYER_FIELDS
 from plugins.decode_step.sizes import Sizes
+from plugins.language_model.arguments import LanguageModelTensors, ModelSizes, ModelWeights
 
 WHY_BYTES = 512
-COUNTS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "vocabulary", "qkv_bias", "bf16")
-
-
-class ModelSizes(ctypes.Structure):
-    """`ModelSizes` of plugins/common/model.h."""
-
-    _fields_ = [*((name, ctypes.c_int) for name in COUNTS), ("epsilon", ctypes.c_float)]
-
-    @classmethod
-    def of(cls, sizes: Sizes) -> ModelSizes:
-        return cls(**{name: int(getattr(sizes, name)) for name in COUNTS}, epsilon=sizes.epsilon)
-
-
-class ModelWeights(ctypes.Structure):
-    """`ModelWeights` of plugins/common/model.h."""
-
-    _fields_ = [(name, ctypes.c_void_p) for name in ("embedding", "final_norm", "head", "layers")]
-
-
-class LanguageModelTensors(ctypes.Structure):
-    """`LanguageModelTensors` of plugins/language_model/launch.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_int) for name in ("batch", "rows", "past_rows", "causal", "all_logits")),
-        *((name, ctypes.c_void_p) for name in ("ids", "point_embeds", "point_mask", "cos_3d", "sin_3d")),
-        *((name, ctypes.c_void_p) for name in ("cos_1d", "sin_1d", "lengths", "past_length", "past")),
-        ("weights", ModelWeights),
-        *((name, ctypes.c_void_p) for name in ("logits", "new_rows")),
-    ]
 
 
 class DecodeStepTensors(ctypes.Structure):
@@ -48,22 +19,9 @@ class DecodeStepTensors(ctypes.Structure):
     _fields_ = [
         *((name, ctypes.c_void_p) for name in ("token", "past_length", "cos", "sin", "past")),
         ("past_rows", ctypes.c_int),
-        *((name, ctypes.c_void_p) for name in ("embedding", "final_norm", "head", "layers", "logits", "rows")),
+        ("weights", ModelWeights),
+        *((name, ctypes.c_void_p) for name in ("logits", "rows")),
     ]
-
-
-class Weights:
-    """Addresses of a model's weights on the device; the table of its layers, on the host, lives as long as this."""
-
-    def __init__(self, sizes: Sizes, address: Callable[[str], int]) -> None:
-        """`address` of "embedding", "final_norm" and "0.qkv"; 0 for a bias that is not there."""
-        names = [f"{layer}.{name}" for layer in range(sizes.layers) for name in LAYER_FIELDS]
-        self._table = (ctypes.c_void_p * len(names))(*(address(name) or None for name in names))
-        self._named = {"embedding": address("embedding"), "final_norm": address("final_norm")}
-
-    def fields(self) -> dict[str, int]:
-        """By the fields' names; the head is the embedding."""
-        return {**self._named, "head": self._named["embedding"], "layers": ctypes.addressof(self._table)}
 
 
 class Operators:
@@ -84,10 +42,10 @@ class Operators:
         return int(self._room(_at(ModelSizes.of(sizes)), batch, rows, past_rows, int(all_logits)))
 
     def language_model(
-        self, sizes: Sizes, weights: Weights, given: Mapping[str, int], workspace: int, stream: int
+        self, sizes: Sizes, weights: ModelWeights, given: Mapping[str, int], workspace: int, stream: int
     ) -> None:
         """`given`: the other fields of LanguageModelTensors by name; those left out are 0. Raises RuntimeError."""
-        tensors = LanguageModelTensors(**given, weights=ModelWeights(**weights.fields()))
+        tensors = LanguageModelTensors(**given, weights=weights)
         self._told(self._run, sizes, tensors, workspace, stream)
 
     def decode_step_workspace(self, sizes: Sizes) -> int:
@@ -95,10 +53,10 @@ class Operators:
         return int(self._step_room(_at(ModelSizes.of(sizes))))
 
     def decode_step(
-        self, sizes: Sizes, weights: Weights, given: Mapping[str, int], workspace: int, stream: int
+        self, sizes: Sizes, weights: ModelWeights, given: Mapping[str, int], workspace: int, stream: int
     ) -> None:
         """`given`: the other fields of DecodeStepTensors by name. Raises RuntimeError."""
-        self._told(self._step, sizes, DecodeStepTensors(**given, **weights.fields()), workspace, stream)
+        self._told(self._step, sizes, DecodeStepTensors(**given, weights=weights), workspace, stream)
 
     def _told(self, function: Any, sizes: Sizes, tensors: Any, workspace: int, stream: int) -> None:
         why = ctypes.create_string_buffer(WHY_BYTES)

@@ -14,9 +14,10 @@ from torch.nn.functional import cosine_similarity
 
 from benchmarks.gpu.compiled import captured
 from benchmarks.gpu.decode_step_parts import Facts, Model, Part, address, milliseconds, plain_read
-from benchmarks.gpu.operators import Operators, Weights
+from benchmarks.gpu.operators import Operators
 from benchmarks.gpu.plain_model import forward
 from plugins.decode_step.sizes import Sizes
+from plugins.language_model.arguments import ModelWeights
 from plugins.library import library_path
 
 RUNS = 20
@@ -34,11 +35,9 @@ class Measured:
         most = max([*args.rows, *(rows + 1 for _, rows in args.decode)])
         self.model = Model(sizes, most)
         self._operators = Operators(library_path())
-        self._weights = Weights(sizes, self._weight)
-
-    def _weight(self, name: str) -> int:
-        layer, _, rest = name.rpartition(".")
-        return address(self.model.layers[int(layer)][rest] if layer else getattr(self.model, rest))
+        layers = {f"{i}.{name}": t for i, layer in enumerate(self.model.layers) for name, t in layer.items()}
+        named = {"embedding": self.model.embedding, "final_norm": self.model.final_norm, **layers}
+        self._weights = ModelWeights.of({name: address(t) for name, t in named.items() if t is not None}, sizes.layers)
 
     def parts(self) -> Iterator[Part]:
         """In the order in which they are worth having."""

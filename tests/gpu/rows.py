@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.operators import Operators, Weights
+from benchmarks.gpu.operators import Operators
 from plugins.decode_step.reference import Array
+from plugins.language_model.arguments import ModelWeights
 from plugins.language_model.reference import language_model
 from tests.plugins.halves import from_bits, to_bits
 from tests.plugins.small import Small
@@ -131,7 +132,8 @@ class OnGpu:
     def __init__(self, operators: Operators, small: Small) -> None:
         self._operators, self._small = operators, small
         self._bits = {name: on_gpu(bits) for name, bits in small.bits.items()}
-        self._weights = Weights(small.sizes, lambda name: self._bits[name].data_ptr() if name in self._bits else 0)
+        addresses = {name: int(bits.data_ptr()) for name, bits in self._bits.items()}
+        self._weights = ModelWeights.of(addresses, small.sizes.layers)
 
     def call(self, asked: Asked, fill: int = 0xFF) -> Call:
         """Outputs and workspace full of `fill`: bytes of 0xFF are NaN in all types."""
@@ -147,7 +149,7 @@ class OnGpu:
 class Call:
     """One call with its tensors; it may be launched again."""
 
-    def __init__(self, operators: Operators, small: Small, weights: Weights, asked: Asked, fill: int) -> None:
+    def __init__(self, operators: Operators, small: Small, weights: ModelWeights, asked: Asked, fill: int) -> None:
         self._operators, self._sizes, self._weights, self._asked = operators, small.sizes, weights, asked
         batch, rows = asked.ids.shape
         heads = 2 * small.sizes.layers * small.sizes.kv_heads
