@@ -17,10 +17,10 @@ from pathlib import Path
 
 from runtime.door import guarded
 from runtime.errors import SceneError
-from runtime.layout import read_layout, write_layout
 
 PROGRAM = "python -m demo.run"
 ROOT = Path(__file__).resolve().parents[1]
+SOURCES = ("benchmarks", "demo", "docs", "export", "plugins", "runtime", "tests")
 MOST_TOKENS = 1024  # the longest answer to ten thousand rooms has fewer than 640: who says more has lost the thread
 
 
@@ -56,6 +56,7 @@ def _demo(args: argparse.Namespace) -> int:
     scenes = sorted(folder.glob("*.ply"))
     if not scenes:
         raise SceneError(f"{args.scenes}: holds no .ply. Make scans: python -m demo.rooms --output {args.scenes}")
+    _check(output, args.output)
     bundle, results = output / "bundle", output / "demo"
     results.mkdir(parents=True, exist_ok=True)
     _run("export_model.py", "--model", model, "--output", bundle)
@@ -67,8 +68,19 @@ def _demo(args: argparse.Namespace) -> int:
     return 0
 
 
+def _check(output: Path, given: Path) -> None:
+    """What is written is no source, and takes no place of one."""
+    if output == ROOT or any((ROOT / name) in (output, *output.parents) for name in SOURCES):
+        raise SceneError(
+            f"--output {given} is a folder of the source, where bundle/ and demo/ would lie among its files. "
+            "Name a folder of its own, e.g. --output out."
+        )
+
+
 def _read(scene: Path, bundle: Path, target: Path) -> None:
     """Write `target` as .txt, .json and .png."""
+    from runtime.layout import read_layout, write_layout  # they need numpy
+
     text, picture = target.with_suffix(".txt"), target.with_suffix(".png")
     _run(
         *("run_engine.py", "--bundle", bundle, "--point_cloud", scene, "--output", text),

@@ -23,7 +23,7 @@ from runtime.bundle import Bundle
 from runtime.commands.options import THREADS_PER_CORE, make_folder
 from runtime.door import guarded
 from runtime.errors import SceneError
-from runtime.layout import write_layout
+from runtime.layout import Layout, write_layout
 from runtime.pipeline import Pipeline
 from runtime.scene import Request
 
@@ -71,8 +71,17 @@ def _run(args: argparse.Namespace) -> int:
     for room in tqdm(rooms, desc="Rooms", disable=args.quiet):
         target = args.output / f"{room.stem}.txt"
         if not target.is_file():
-            write_layout(pipeline(room, request).layout, target)
+            layout = pipeline(room, request).layout
+            write_layout(layout, target)
+            _mark(target, layout)
     return 0
+
+
+def _mark(target: Path, layout: Layout) -> None:
+    """Say where an empty file is no empty room. It is written all the same, as by the engines it is compared with."""
+    if layout.issues and not any(layout.entities()):
+        count, first = len(layout.issues), layout.issues[0].text
+        tqdm.write(f"{target}: empty, as none of the {count} lines that were said can be used ({first!a}).", sys.stderr)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

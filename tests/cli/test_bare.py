@@ -1,4 +1,4 @@
-"""The commands of the export where Python is all that is installed: one sentence says what is missing."""
+"""The commands where Python is all that is installed: one sentence says what is missing."""
 
 from __future__ import annotations
 
@@ -20,6 +20,9 @@ MODULE = "import runpy, sys; runpy.run_module({!r}, run_name='__main__', alter_s
         ("export_model.py", "export_model", "export"),
         ("python -m export.parity", "export.parity", "onnxruntime,export,reference,eval"),
         ("python -m export.build", "export.build", "tensorrt"),
+        ("python -m runtime.record", "runtime.record", "onnxruntime"),
+        ("python -m runtime.evaluate", "runtime.evaluate", "eval"),
+        ("python -m runtime.plot", "runtime.plot", "plot"),
     ],
 )
 def test_what_is_missing_is_one_sentence(program: str, module: str, extras: str, options: list[str]) -> None:
@@ -37,3 +40,11 @@ def test_making_a_checkpoint(tmp_path: Path) -> None:
         f"{program}: needs the package 'torch', which is not installed. Install it: pip install '.[export]'\n"
     )
     assert run_without(PACKAGES, MODULE.format("export.make_checkpoint"), "--help").returncode == 0
+
+
+def test_the_demo(tmp_path: Path) -> None:
+    """It leaves what is missing to the commands that it runs."""
+    assert run_without(PACKAGES, MODULE.format("demo.run"), "--help").returncode == 0
+    said = run_without(PACKAGES, MODULE.format("demo.run"), "--scenes", str(tmp_path))
+    assert (said.returncode, said.stderr.count("\n")) == (2, 1)
+    assert said.stderr.startswith(f"python -m demo.run: {tmp_path}: holds no .ply.")

@@ -66,3 +66,10 @@ def test_a_folder_without_scans(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert call(tmp_path, tmp_path, tmp_path / "out") == 2
     assert "holds no .ply. Make scans: python -m demo.rooms --output" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("folder", [".", "demo", "tests/demo"])
+def test_results_do_not_lie_among_the_source(folder: str, scenes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert call(scenes, scenes, demo.run.ROOT / folder) == 2
+    assert "is a folder of the source, where bundle/ and demo/ would lie among its files." in capsys.readouterr().err
+    assert not (demo.run.ROOT / folder / "bundle").exists()

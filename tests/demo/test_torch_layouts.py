@@ -36,7 +36,11 @@ def call(case: Exported, tmp_path: Path) -> Callable[..., int]:
 
 
 def test_layouts_are_those_of_onnx_runtime_and_stay(
-    call: Callable[..., int], case: Exported, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    call: Callable[..., int],
+    case: Exported,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     said: list[Layout] = []
     written = write_layout
@@ -48,11 +52,13 @@ def test_layouts_are_those_of_onnx_runtime_and_stay(
     monkeypatch.setattr(demo.torch_layouts, "write_layout", write)
     assert call("--max_new_tokens", "12") == 0
     file = tmp_path / "layouts" / "7.txt"
+    assert f"{file}: empty, as none of the " in capsys.readouterr().err
     with Pipeline.load(case.bundle.folder, backend="onnxruntime", threads=1) as pipeline:
         want = pipeline(tmp_path / "rooms" / "7.ply", Request(max_new_tokens=12)).layout
     assert said == [want] and want.issues and read_layout(file).issues == ()
     file.write_text("mine")
     assert call("--max_new_tokens", "12") == 0
+    assert capsys.readouterr().err == ""
     assert file.read_text() == "mine"
 
 

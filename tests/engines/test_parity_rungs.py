@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from export.parity.cli import main as parity
-from runtime.record import main as record
+from runtime.commands.record import main as record
 from runtime.rung import Recording
 from tests.engines.built import CLOUDS, Place, build
 from tests.engines.test_ort_cuda import PLACES, gpu

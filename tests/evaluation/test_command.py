@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from runtime.evaluate import main
+from runtime.commands.evaluate import main
 from runtime.evaluation import folders
 from tests.blocked import ROOT, run_without
 
@@ -209,7 +209,7 @@ def test_a_layout_that_is_none(
 
 
 def test_without_shapely_one_sentence(bench: Bench) -> None:
-    code = "import sys; from runtime.evaluate import main; sys.exit(main())"
+    code = "import sys; from runtime.commands.evaluate import main; sys.exit(main())"
     result = run_without(["shapely"], code, *bench.arguments())
     assert (result.returncode, result.stdout) == (2, "")
     assert result.stderr == (
@@ -219,7 +219,7 @@ def test_without_shapely_one_sentence(bench: Bench) -> None:
 
 
 def test_without_torch_and_engines(bench: Bench) -> None:
-    code = "import sys; from runtime.evaluate import main; sys.exit(main())"
+    code = "import sys; from runtime.commands.evaluate import main; sys.exit(main())"
     result = run_without(["torch", "transformers", "onnx", "onnxruntime", "tensorrt"], code, *bench.arguments())
     assert (result.returncode, result.stderr) == (0, "")
 

@@ -10,7 +10,7 @@ import pytest
 
 from export.bundle import ExportOptions, write_bundle
 from export.parity.cli import main as parity
-from runtime.record import main as record
+from runtime.commands.record import main as record
 from runtime.rung import Recording
 from tests.blocked import run_without
 from tests.exported import Export, Exported
@@ -161,7 +161,7 @@ def test_the_torch_rungs_need_a_checkpoint(case: Exported, cloud: Path, capsys: 
 
 
 def test_recording_needs_neither_torch_nor_onnx(case: Exported, cloud: Path, tmp_path: Path) -> None:
-    code = "import sys; from runtime.record import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; from runtime.commands.record import main; sys.exit(main(sys.argv[1:]))"
     fixed = ["--bundle", str(case.bundle.folder), "--point_cloud", str(cloud), "--output", str(tmp_path / "r.npz")]
     result = run_without(("torch", "transformers", "onnx"), code, *fixed, *SHORT, "--backend", "onnxruntime", "--json")
     assert result.returncode == 0, result.stderr

@@ -14,9 +14,9 @@ import tokenizers
 from export.parity.cli import main as parity
 from export.parity.geometry import MOVED, OTHER, SAME, GeometryDifference, LayoutReader, compare_layouts
 from export.parity.report import render
+from runtime.commands.record import main as record
 from runtime.layout import Layout, parse_layout
 from runtime.prompt import Tokenizer
-from runtime.record import main as record
 from runtime.rung import Recording
 from tests.exported import Export, Exported
 from tests.parity.reports import Page, comparison, result, rung

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import runtime.plot
+import runtime.commands.plot
 from runtime.errors import SceneError
 from runtime.layout import write_layout
 from runtime.pictures import plot_layout, write_plot
@@ -33,7 +33,7 @@ def files(tmp_path: Path) -> Path:
 def plot(files: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
     def call(*options: object) -> tuple[int, str, str]:
         words = ["-p", files / "scene.npy", "-l", files / "scene.txt", *options]
-        code = runtime.plot.main([str(word) for word in words])
+        code = runtime.commands.plot.main([str(word) for word in words])
         said = capsys.readouterr()
         return code, said.out, said.err
 
@@ -78,7 +78,7 @@ def test_the_command_draws_a_layout(plot: Callable[..., tuple[int, str, str]], f
 
 
 def test_the_command_needs_no_points(files: Path) -> None:
-    assert runtime.plot.main(["-l", str(files / "truth.json"), "-o", str(files / "a.png"), "-q"]) == 0
+    assert runtime.commands.plot.main(["-l", str(files / "truth.json"), "-o", str(files / "a.png"), "-q"]) == 0
     assert (files / "a.png").exists()
 
 
@@ -115,7 +115,7 @@ def test_refusals(
 
 
 def test_a_recording_needs_the_points(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert runtime.plot.main(["-l", str(files / "scene.txt"), "-o", str(files / "a.rrd")]) == 2
+    assert runtime.commands.plot.main(["-l", str(files / "scene.txt"), "-o", str(files / "a.rrd")]) == 2
     assert "a recording shows the points too. Give --point_cloud." in capsys.readouterr().err
 
 
@@ -128,7 +128,7 @@ def test_a_recording_needs_the_points(files: Path, capsys: pytest.CaptureFixture
     ],
 )
 def test_a_missing_library_is_named(files: Path, library: str, ending: str, error: str, sentence: str) -> None:
-    code = "import sys; from runtime.plot import main; sys.exit(main())"
+    code = "import sys; from runtime.commands.plot import main; sys.exit(main())"
     options = ["-p", files / "scene.npy", "-l", files / "scene.txt", "-o", files / f"a.{ending}"]
     done = run_without((library,), code, *map(str, options), error=error)
     assert done.returncode == 2
