@@ -26,6 +26,26 @@ __device__ __forceinline__ unsigned short float_to_bf16(float value) {
   return bits;
 }
 
+// Two neighbours in one word, the first in the lower half.
+__device__ __forceinline__ unsigned floats_to_fp16s(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+__device__ __forceinline__ unsigned floats_to_bf16s(float low, float high) {
+  unsigned pair;
+  asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+  return pair;
+}
+
+// Two to the power of x, to 22 bits.
+__device__ __forceinline__ float power_of_two(float x) {
+  float power;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(power) : "f"(x));
+  return power;
+}
+
 __device__ __forceinline__ unsigned long long nanoseconds() {
   unsigned long long now;
   asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(now));
@@ -174,6 +194,78 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const unsigned (&a)[4]
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));
 }
 
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define WARPGROUPS 1  // four warps multiply together, by matrices that stay in shared memory
+
+#if HALF_IS_BF16
+#define MULTIPLY_TILE "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16"
+#else
+#define MULTIPLY_TILE "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16"
+#endif
+
+// A tile for warpgroups has 64 rows of 64 halves and lies at a multiple of 1024 bytes; chunk c (16 bytes) of its row r is at
+// c ^ (r % 8). This describes it to them from an offset in bytes on.
+__device__ __forceinline__ unsigned long long describe_tile(const void *tile, int offset) {
+  const unsigned long long eight_rows = 1024 >> 4, start = (shared_address(tile) + offset) >> 4 & 0x3fff;
+  return start | eight_rows << 16 | eight_rows << 32 | 1ull << 62;
+}
+
+// sum [64, 64] += a [64, 16] * b [16, 64] for four warps of 16 rows each, or = where not `add`: of both tiles columns 16 * step
+// to 16 * step + 15, and rows of `b`'s tile are columns of the product. Between `multiply_begin` and `multiply_end`.
+__device__ __forceinline__ void multiply_tiles(float (&sum)[8][4], const void *a, const void *b, int step, bool add) {
+  asm volatile(
+      "{ .reg .pred p; setp.ne.b32 p, %34, 0; " MULTIPLY_TILE " "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0; }"
+      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[0][2]), "+f"(sum[0][3]),
+        "+f"(sum[1][0]), "+f"(sum[1][1]), "+f"(sum[1][2]), "+f"(sum[1][3]),
+        "+f"(sum[2][0]), "+f"(sum[2][1]), "+f"(sum[2][2]), "+f"(sum[2][3]),
+        "+f"(sum[3][0]), "+f"(sum[3][1]), "+f"(sum[3][2]), "+f"(sum[3][3]),
+        "+f"(sum[4][0]), "+f"(sum[4][1]), "+f"(sum[4][2]), "+f"(sum[4][3]),
+        "+f"(sum[5][0]), "+f"(sum[5][1]), "+f"(sum[5][2]), "+f"(sum[5][3]),
+        "+f"(sum[6][0]), "+f"(sum[6][1]), "+f"(sum[6][2]), "+f"(sum[6][3]),
+        "+f"(sum[7][0]), "+f"(sum[7][1]), "+f"(sum[7][2]), "+f"(sum[7][3])
+      : "l"(describe_tile(a, step * 32)), "l"(describe_tile(b, step * 32)), "r"((int)add));
+}
+
+// The same with a in registers, each warp's own 16 rows as for `multiply`, and rows 16 * step to 16 * step + 15 of b's tile as
+// they are. The registers of a stay as they are until `multiply_end`.
+__device__ __forceinline__ void multiply_rows(float (&sum)[8][4], const unsigned (&a)[4], const void *b, int step) {
+  asm volatile(
+      MULTIPLY_TILE " "
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
+      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[0][2]), "+f"(sum[0][3]),
+        "+f"(sum[1][0]), "+f"(sum[1][1]), "+f"(sum[1][2]), "+f"(sum[1][3]),
+        "+f"(sum[2][0]), "+f"(sum[2][1]), "+f"(sum[2][2]), "+f"(sum[2][3]),
+        "+f"(sum[3][0]), "+f"(sum[3][1]), "+f"(sum[3][2]), "+f"(sum[3][3]),
+        "+f"(sum[4][0]), "+f"(sum[4][1]), "+f"(sum[4][2]), "+f"(sum[4][3]),
+        "+f"(sum[5][0]), "+f"(sum[5][1]), "+f"(sum[5][2]), "+f"(sum[5][3]),
+        "+f"(sum[6][0]), "+f"(sum[6][1]), "+f"(sum[6][2]), "+f"(sum[6][3]),
+        "+f"(sum[7][0]), "+f"(sum[7][1]), "+f"(sum[7][2]), "+f"(sum[7][3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(describe_tile(b, step * 2048)));
+}
+
+// The compiler knows nothing of the time between: it must neither take sums before they are there nor change them late.
+__device__ __forceinline__ void keep_in_place(float (&sum)[8][4]) {
+#pragma unroll
+  for (int n = 0; n < 8; ++n)
+#pragma unroll
+    for (int j = 0; j < 4; ++j) asm volatile("" : "+f"(sum[n][j])::"memory");
+}
+
+__device__ __forceinline__ void multiply_begin(float (&sum)[8][4]) {
+  keep_in_place(sum);
+  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
+}
+
+__device__ __forceinline__ void multiply_end(float (&sum)[8][4]) {
+  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
+  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+  keep_in_place(sum);
+}
+#endif
+
 // Data that is read once and should not push other things out of the cache.
 __device__ __forceinline__ unsigned long long read_once() {
   unsigned long long policy;
@@ -198,5 +290,12 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, bool real
 }
 
 __device__ __forceinline__ void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// What this thread has written to shared memory is there for multiplications of warpgroups too, behind a barrier.
+__device__ __forceinline__ void show_to_warpgroups() {
+#ifdef WARPGROUPS
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
 
 #endif

@@ -25,7 +25,11 @@ __device__ __forceinline__ Half to_half(float value) {
 
 // Two neighbours in one word, the first in the lower half.
 __device__ __forceinline__ unsigned to_halves(float low, float high) {
-  return (unsigned)to_half(low) | (unsigned)to_half(high) << 16;
+#if HALF_IS_BF16
+  return floats_to_bf16s(low, high);
+#else
+  return floats_to_fp16s(low, high);
+#endif
 }
 
 __device__ __forceinline__ float2 to_floats(unsigned pair) {

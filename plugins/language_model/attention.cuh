@@ -3,26 +3,36 @@
 #pragma once
 #include "rows.cuh"
 
-constexpr int TILE = 64, ATTEND_THREADS = 128;    // queries and keys of a tile; each of four warps has 16 queries
-constexpr int PITCH = HEAD_DIM + 8;               // halves from one row of a tile to the next: no two lanes meet in a bank
-constexpr int TILE_HALVES = TILE * PITCH;
-constexpr int ATTEND_BYTES = 5 * TILE_HALVES * 2;  // queries, and keys and values twice
+constexpr int TILE = 64;                          // queries and keys of a tile; each of four warps has 16 queries
+constexpr int TEAMS = 2, TEAM_THREADS = 128;      // of four warps; tiles of keys are dealt among them
+constexpr int ATTEND_THREADS = TEAMS * TEAM_THREADS;
+constexpr int TILE_HALVES = TILE * HEAD_DIM;
+constexpr int TILE_ALIGNMENT = 1024;              // bytes
+constexpr int STAGE_HALVES = TEAMS * 2 * TILE_HALVES;                    // keys and values for all teams
+constexpr int ATTEND_BYTES = (TILE_HALVES + 2 * STAGE_HALVES) * 2 + TILE_ALIGNMENT;  // queries, and two stages
+constexpr int MAX_PIECES = 32;  // a lane looks after each when they are put together
 constexpr int PARTIAL = HEAD_DIM + 4;              // floats of a piece's result: sums, maximum, weight
 constexpr float LOG2E = 1.4426950408889634f;
 
 struct AttendArguments {
   const Half *queries;                        // [B, Q, H*D]
-  const Half *keys, *values;                  // this layer's heads in row (t, b) of the new rows
-  const Half *past_keys, *past_values;        // the same of the cache, or null
+  const Half *keys, *past_keys;               // this layer's keys in row (t, b) of the new rows; of the cache, or null
   const int *lengths, *past_length;           // [B], or null: all, none
   Half *mixed;                                // [B, Q, H*D], where there is one piece
   float *partial;                             // [B, Q, H, pieces, PARTIAL], where there are more
   int batch, query_rows, rows, past_rows;     // B, Q, T, M
-  int heads, kv_heads, row_stride;            // halves from one (t, b) to the next
+  int group, heads, kv_heads;                 // H / K, H, K
+  int row_stride, to_values;                  // halves from one (t, b) to the next, and from keys to their values
   int causal, last;                           // last: the one query of each sequence is its last valid row
   int tiles, pieces;                          // of queries; of keys
+  unsigned one_of_group;                      // 2^32 / (H / K), rounded up
   float scale;                                // of scores, for powers of two
 };
+
+// row / group, exact while row * group is below 2^32: a division takes ten times as long.
+__device__ __forceinline__ int by_group(const AttendArguments &a, int row) {
+  return a.one_of_group == 0 ? row : __umulhi(row, a.one_of_group);
+}
 
 // What a block works on.
 struct Work {
@@ -35,45 +45,124 @@ struct Work {
 __device__ __forceinline__ Work work_of(const AttendArguments &a) {
   Work w;
   int rest = blockIdx.x;
-  w.piece = rest % a.pieces, rest /= a.pieces;
+  w.piece = w.b = 0;
+  if (a.pieces > 1) w.piece = rest % a.pieces, rest /= a.pieces;
   w.head = rest % a.kv_heads, rest /= a.kv_heads;
-  w.b = rest % a.batch;
-  w.tile = a.tiles - 1 - rest / a.batch;  // those with most keys first
-  w.group = a.heads / a.kv_heads;
+  if (a.batch > 1) w.b = rest % a.batch, rest /= a.batch;
+  w.tile = a.tiles - 1 - rest;  // those with most keys first
+  w.group = a.group;
   w.length = a.lengths == nullptr ? a.rows : clamped(a.lengths[w.b], 0, a.rows);
   w.past = a.past_length == nullptr ? 0 : clamped(a.past_length[w.b], 0, a.past_rows);
   w.first = a.last ? max(w.length - 1, 0) : 0;
-  const int last_query = w.first + (min((w.tile + 1) * TILE, w.group * a.query_rows) - 1) / w.group;
+  const int last_query = w.first + by_group(a, min((w.tile + 1) * TILE, w.group * a.query_rows) - 1);
   w.fresh = a.causal ? min(w.length, last_query + 1) : w.length;
   w.past_tiles = (w.past + TILE - 1) / TILE;
   const int all = w.past_tiles + (w.fresh + TILE - 1) / TILE;
-  w.begin = all * w.piece / a.pieces, w.end = all * (w.piece + 1) / a.pieces;
+  w.begin = a.pieces == 1 ? 0 : all * w.piece / a.pieces;
+  w.end = a.pieces == 1 ? all : all * (w.piece + 1) / a.pieces;
   return w;
 }
 
+constexpr int CHUNKS = HEAD_DIM / 8;                    // of 16 bytes in a row
+constexpr int STEP = ATTEND_THREADS / CHUNKS;           // rows that a block copies at a time
+static_assert(TILE % STEP == 0 && STEP % 8 == 0, "threads share a tile evenly");
+
+// Where a chunk of a row lies in a tile, so that no two of eight rows' lie in the same banks.
+__device__ __forceinline__ int place(int row, int chunk) { return row * HEAD_DIM + (chunk ^ row % 8) * 8; }
+
+__device__ __forceinline__ Half *aligned_tiles() {
+  unsigned char *memory = dynamic_shared();
+#ifndef EMULATED
+  memory += -shared_address(memory) % TILE_ALIGNMENT;
+#endif
+  return (Half *)memory;
+}
+
 __device__ __forceinline__ void fetch_queries(const AttendArguments &a, const Work &w, Half *to) {
-  for (int n = threadIdx.x; n < TILE * 8; n += ATTEND_THREADS) {
-    const int row = w.tile * TILE + n / 8;
+  const int chunk = threadIdx.x % CHUNKS;
+#pragma unroll
+  for (int i = 0; i < TILE / STEP; ++i) {
+    const int at = threadIdx.x / CHUNKS + i * STEP, row = w.tile * TILE + at;
     const bool real = row < w.group * a.query_rows;
-    const size_t query = (size_t)w.b * a.query_rows + (real ? row / w.group : 0);
-    const Half *from = a.queries + (query * a.heads + w.head * w.group + row % w.group) * HEAD_DIM + n % 8 * 8;
-    copy_async(to + n / 8 * PITCH + n % 8 * 8, from, real);
+    const int t = real ? by_group(a, row) : 0, g = real ? row - t * w.group : 0;
+    const size_t query = ((size_t)w.b * a.query_rows + t) * a.heads + w.head * w.group + g;
+    copy_async(to + place(at, chunk), a.queries + query * HEAD_DIM + chunk * 8, real);
   }
 }
 
-// Keys and values of a tile; zeros for those that are not valid, whatever stands there.
-__device__ __forceinline__ void fetch_keys(const AttendArguments &a, const Work &w, int tile, Half *keys, Half *values) {
-  const bool past = tile < w.past_tiles;
-  const int start = (past ? tile : tile - w.past_tiles) * TILE, limit = past ? w.past : w.fresh;
-  const Half *key_rows = past ? a.past_keys : a.keys, *value_rows = past ? a.past_values : a.values;
-  for (int n = threadIdx.x; n < TILE * 8; n += ATTEND_THREADS) {
-    const int key = start + n / 8, to = n / 8 * PITCH + n % 8 * 8;
-    const bool real = key < limit;
-    const size_t from = ((size_t)(real ? key : 0) * a.batch + w.b) * a.row_stride + w.head * HEAD_DIM + n % 8 * 8;
-    copy_async(keys + to, key_rows + from, real);
-    copy_async(values + to, value_rows + from, real);
+// Where this thread finds its part of each key, and what it takes to the next one.
+struct Source {
+  const Half *past, *fresh;
+  int pitch;
+
+  __device__ __forceinline__ Source(const AttendArguments &a, const Work &w) {
+    const size_t start = (size_t)w.b * a.row_stride + w.head * HEAD_DIM + threadIdx.x % CHUNKS * 8;
+    past = a.past_keys + start, fresh = a.keys + start, pitch = a.batch * a.row_stride;
+  }
+};
+
+// Keys and values of one tile for each team; zeros for those that are not valid, whatever stands there.
+__device__ __forceinline__ void fetch_keys(const AttendArguments &a, const Work &w, const Source &source, int first,
+                                           Half *stage) {
+  const int row = threadIdx.x / CHUNKS;
+  Half *to = stage + place(row, threadIdx.x % CHUNKS);  // steps are of a multiple of eight rows
+#pragma unroll
+  for (int team = 0; team < TEAMS; ++team, to += 2 * TILE_HALVES) {
+    const int tile = first + team;
+    if (tile >= w.end) return;
+    const bool past = tile < w.past_tiles;
+    const int key = (past ? tile : tile - w.past_tiles) * TILE + row, limit = past ? w.past : w.fresh;
+    const Half *from = past ? source.past : source.fresh;
+#pragma unroll
+    for (int i = 0; i < TILE / STEP; ++i) {
+      const bool real = key + i * STEP < limit;
+      const Half *keys = from + (real ? (key + i * STEP) * source.pitch : 0);  // fewer than 2^31 halves in all
+      copy_async(to + i * STEP * HEAD_DIM, keys, real);
+      copy_async(to + i * STEP * HEAD_DIM + TILE_HALVES, keys + a.to_values, real);
+    }
   }
 }
+
+// How many new rows a row of the tile sees; never fewer than the row before it.
+__device__ __forceinline__ int seen(const AttendArguments &a, const Work &w, int row) {
+  return a.causal ? min(w.length, w.first + by_group(a, row) + 1) : w.length;
+}
+
+// What `weigh` takes of a warp's chances [16, TILE]: keys k * 16 to k * 16 + 15 in halves.
+__device__ __forceinline__ void take_chances(unsigned (&a)[4], const float (&p)[TILE / 8][4], int k) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) a[i] = to_halves(p[2 * k + i / 2][i % 2 * 2], p[2 * k + i / 2][i % 2 * 2 + 1]);
+}
+
+#ifdef WARPGROUPS
+
+// Queries stay where they are.
+struct Queries {
+  const Half *tile;
+};
+
+__device__ __forceinline__ Queries load_queries(const Half *tile) { return {tile}; }
+
+// scores [64, TILE] of a team: queries times keys, transposed as they lie.
+__device__ __forceinline__ void score(float (&scores)[TILE / 8][4], const Queries &q, const Half *keys) {
+  multiply_begin(scores);
+#pragma unroll
+  for (int k = 0; k < HEAD_DIM / 16; ++k) multiply_tiles(scores, q.tile, keys, k, k > 0);
+  multiply_end(scores);
+}
+
+// sums [64, D] += chances [64, TILE] times values.
+__device__ __forceinline__ void weigh(float (&sums)[HEAD_DIM / 8][4], const float (&p)[TILE / 8][4], const Half *values) {
+  unsigned a[TILE / 16][4];
+#pragma unroll
+  for (int k = 0; k < TILE / 16; ++k) take_chances(a[k], p, k);
+  multiply_begin(sums);
+#pragma unroll
+  for (int k = 0; k < TILE / 16; ++k) multiply_rows(sums, a[k], values, k);
+  multiply_end(sums);
+}
+
+#else
 
 // A warp's 16 queries as fragments of a.
 struct Queries {
@@ -81,51 +170,57 @@ struct Queries {
 };
 
 __device__ __forceinline__ Queries load_queries(const Half *tile) {
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x % TEAM_THREADS / 32;
   Queries q;
 #pragma unroll
   for (int k = 0; k < HEAD_DIM / 16; ++k)
-    load_matrices(q.fragment[k], tile + (warp * 16 + lane % 16) * PITCH + k * 16 + lane / 16 * 8);
+    load_matrices(q.fragment[k], tile + place(warp * 16 + lane % 16, k * 2 + lane / 16));
   return q;
 }
 
-// scores [16, TILE] of a warp: queries times keys, transposed as they lie.
+// The same of each warp by itself: scores [16, TILE].
 __device__ __forceinline__ void score(float (&scores)[TILE / 8][4], const Queries &q, const Half *keys) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int n = 0; n < TILE / 8; n += 2)
+  for (int n = 0; n < TILE / 8; n += 2) {
+    for (int j = 0; j < 4; ++j) scores[n][j] = scores[n + 1][j] = 0;
 #pragma unroll
     for (int k = 0; k < HEAD_DIM / 16; ++k) {
       unsigned m[4];
-      load_matrices(m, keys + (n * 8 + lane / 16 * 8 + lane % 8) * PITCH + k * 16 + lane / 8 % 2 * 8);
+      load_matrices(m, keys + place(n * 8 + lane / 16 * 8 + lane % 8, k * 2 + lane / 8 % 2));
       multiply(scores[n], q.fragment[k], m[0], m[1]);
       multiply(scores[n + 1], q.fragment[k], m[2], m[3]);
     }
+  }
 }
 
-// sums [16, D] += chances [16, TILE] times values.
+// sums [16, D] of a warp.
 __device__ __forceinline__ void weigh(float (&sums)[HEAD_DIM / 8][4], const float (&p)[TILE / 8][4], const Half *values) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int k = 0; k < TILE / 16; ++k) {
-    const unsigned a[4] = {to_halves(p[2 * k][0], p[2 * k][1]), to_halves(p[2 * k][2], p[2 * k][3]),
-                           to_halves(p[2 * k + 1][0], p[2 * k + 1][1]), to_halves(p[2 * k + 1][2], p[2 * k + 1][3])};
+    unsigned a[4];
+    take_chances(a, p, k);
 #pragma unroll
     for (int n = 0; n < HEAD_DIM / 8; n += 2) {
       unsigned m[4];
-      load_transposed(m, values + (k * 16 + lane / 8 % 2 * 8 + lane % 8) * PITCH + n * 8 + lane / 16 * 8);
+      load_transposed(m, values + place(k * 16 + lane / 8 % 2 * 8 + lane % 8, n + lane / 16));
       multiply(sums[n], a, m[0], m[1]);
       multiply(sums[n + 1], a, m[2], m[3]);
     }
   }
 }
 
+#endif
+
 // Maximum and weight of the two rows that a lane has, 8 apart; the weight is the lane's own part.
 struct Running {
   float peak[2] = {LOWEST, LOWEST}, weight[2] = {0, 0};
 };
 
-// Scores become chances relative to the running maximum; `limit` is the first key of the tile that a row may not see.
+// Scores become chances relative to the running maximum. Where `masked`, `limit` is the first key of the tile that a row may
+// not see.
+template <bool masked>
 __device__ __forceinline__ void soften(float (&s)[TILE / 8][4], float (&sums)[HEAD_DIM / 8][4], Running &r,
                                        const int (&limit)[2], float scale) {
   const int column = threadIdx.x % 4 * 2;
@@ -136,23 +231,54 @@ __device__ __forceinline__ void soften(float (&s)[TILE / 8][4], float (&sums)[HE
     for (int n = 0; n < TILE / 8; ++n)
       for (int j = 0; j < 2; ++j) {
         float &value = s[n][2 * row + j];
-        value = n * 8 + column + j < limit[row] ? value * scale : LOWEST;
+        if (masked && n * 8 + column + j >= limit[row]) value = LOWEST;
         peak = max(peak, value);
       }
     peak = max(peak, __shfl_xor_sync(~0u, peak, 1));
     peak = max(peak, __shfl_xor_sync(~0u, peak, 2));
-    const float shrink = exp2f(r.peak[row] - peak);
+    const float shrink = power_of_two((r.peak[row] - peak) * scale), base = peak * scale;
     float weight = 0;
 #pragma unroll
     for (int n = 0; n < TILE / 8; ++n)
       for (int j = 0; j < 2; ++j) {
         float &value = s[n][2 * row + j];
-        value = n * 8 + column + j < limit[row] ? exp2f(value - peak) : 0.0f;
+        value = power_of_two(value * scale - base);
+        if (masked && n * 8 + column + j >= limit[row]) value = 0;  // also where a row sees nothing, and its peak is LOWEST
         weight += value;
       }
     r.peak[row] = peak, r.weight[row] = r.weight[row] * shrink + weight;
 #pragma unroll
     for (int n = 0; n < HEAD_DIM / 8; ++n) sums[n][2 * row] *= shrink, sums[n][2 * row + 1] *= shrink;
+  }
+}
+
+// What a lane knows of its two rows, with those of the other teams: teams behind the first lay theirs open in shared memory.
+__device__ __forceinline__ void gather_teams(float (&sums)[HEAD_DIM / 8][4], Running &r, float scale) {
+  constexpr int LANE = HEAD_DIM / 2 + 4;  // floats, and none more than a multiple of 4, so that few lanes meet in a bank
+  const int team = threadIdx.x / TEAM_THREADS;
+  float4 *laid = (float4 *)aligned_tiles() + threadIdx.x % TEAM_THREADS * (LANE / 4);
+  for (int other = 1; other < TEAMS; ++other) {
+    if (team == other) {
+#pragma unroll
+      for (int n = 0; n < HEAD_DIM / 8; ++n) laid[n] = make_float4(sums[n][0], sums[n][1], sums[n][2], sums[n][3]);
+      laid[HEAD_DIM / 8] = make_float4(r.peak[0], r.peak[1], r.weight[0], r.weight[1]);
+    }
+    __syncthreads();
+    if (team == 0) {
+      const float4 of = laid[HEAD_DIM / 8];
+      const float peaks[2] = {max(r.peak[0], of.x), max(r.peak[1], of.y)};
+      const float mine[2] = {power_of_two((r.peak[0] - peaks[0]) * scale), power_of_two((r.peak[1] - peaks[1]) * scale)};
+      const float theirs[2] = {power_of_two((of.x - peaks[0]) * scale), power_of_two((of.y - peaks[1]) * scale)};
+#pragma unroll
+      for (int n = 0; n < HEAD_DIM / 8; ++n) {
+        const float4 sum = laid[n];
+        sums[n][0] = sums[n][0] * mine[0] + sum.x * theirs[0], sums[n][1] = sums[n][1] * mine[0] + sum.y * theirs[0];
+        sums[n][2] = sums[n][2] * mine[1] + sum.z * theirs[1], sums[n][3] = sums[n][3] * mine[1] + sum.w * theirs[1];
+      }
+      r.weight[0] = r.weight[0] * mine[0] + of.z * theirs[0], r.weight[1] = r.weight[1] * mine[1] + of.w * theirs[1];
+      r.peak[0] = peaks[0], r.peak[1] = peaks[1];
+    }
+    if (other + 1 < TEAMS) __syncthreads();
   }
 }
 
@@ -166,7 +292,8 @@ __device__ __forceinline__ void store(const AttendArguments &a, const Work &w, c
     weight += __shfl_xor_sync(~0u, weight, 2);
     const int query = w.tile * TILE + threadIdx.x / 32 * 16 + row * 8 + lane / 4;
     if (query >= w.group * a.query_rows) continue;
-    const size_t at = ((size_t)w.b * a.query_rows + query / w.group) * a.heads + w.head * w.group + query % w.group;
+    const int t = by_group(a, query), g = query - t * w.group;
+    const size_t at = ((size_t)w.b * a.query_rows + t) * a.heads + w.head * w.group + g;
     if (a.pieces == 1) {
       const float share = weight > 0 ? 1.0f / weight : 0.0f;  // a row that sees nothing gives zeros
       for (int n = 0; n < HEAD_DIM / 8; ++n)
@@ -176,43 +303,53 @@ __device__ __forceinline__ void store(const AttendArguments &a, const Work &w, c
       float *to = a.partial + (at * a.pieces + w.piece) * PARTIAL;
       for (int n = 0; n < HEAD_DIM / 8; ++n)
         *(float2 *)(to + n * 8 + column) = make_float2(sums[n][2 * row], sums[n][2 * row + 1]);
-      if (lane % 4 == 0) to[HEAD_DIM] = r.peak[row], to[HEAD_DIM + 1] = weight;
+      if (lane % 4 == 0) to[HEAD_DIM] = r.peak[row] * a.scale, to[HEAD_DIM + 1] = weight;
     }
   }
 }
 
 // A block: one tile of queries of one key head of one sequence, over one piece of the keys.
 __global__ void __launch_bounds__(ATTEND_THREADS) attend(const __grid_constant__ AttendArguments a) {
-  Half *shared = (Half *)dynamic_shared();
+  Half *shared = aligned_tiles(), *stage = shared + TILE_HALVES, *next = stage + STAGE_HALVES;
   const Work w = work_of(a);
+  const int team = threadIdx.x / TEAM_THREADS, warp_row = w.tile * TILE + (int)threadIdx.x % TEAM_THREADS / 32 * 16;
+  const int row = warp_row + (int)threadIdx.x % 32 / 4;
+  // Of this lane's two queries, and of the warp's first: how many new rows each sees.
+  const int sees[2] = {seen(a, w, row), seen(a, w, row + 8)}, all_see = seen(a, w, warp_row);
   float sums[HEAD_DIM / 8][4] = {};
   Running running;
-  int position[2];  // of the two queries of this lane among the new rows
-  for (int row = 0; row < 2; ++row)
-    position[row] = w.first + (w.tile * TILE + (int)threadIdx.x / 32 * 16 + row * 8 + (int)threadIdx.x % 32 / 4) / w.group;
   fetch_queries(a, w, shared);
-  Half *keys = shared + TILE_HALVES, *next = shared + 3 * TILE_HALVES;  // values behind them
-  if (w.begin < w.end) fetch_keys(a, w, w.begin, keys, keys + TILE_HALVES);
+  const Source source(a, w);
+  fetch_keys(a, w, source, w.begin, stage);
   copies_done();
+  show_to_warpgroups();
   __syncthreads();
   const Queries queries = load_queries(shared);
-  for (int tile = w.begin; tile < w.end; ++tile) {
-    if (tile + 1 < w.end) fetch_keys(a, w, tile + 1, next, next + TILE_HALVES);  // all are done with what was there
-    const bool past = tile < w.past_tiles;
-    const int start = (past ? tile : tile - w.past_tiles) * TILE;
-    int limit[2];
-    for (int row = 0; row < 2; ++row)
-      limit[row] = (past ? w.past : a.causal ? min(w.length, position[row] + 1) : w.length) - start;
-    float scores[TILE / 8][4] = {};
-    score(scores, queries, keys);
-    soften(scores, sums, running, limit, a.scale);
-    weigh(sums, scores, keys + TILE_HALVES);
+  if (w.begin >= w.end) __syncthreads();  // teams will lay their sums where the queries lie
+  for (int first = w.begin; first < w.end; first += TEAMS) {
+    if (first + TEAMS < w.end) fetch_keys(a, w, source, first + TEAMS, next);  // all are done with what was there
+    const int tile = first + team;
+    if (tile < w.end) {
+      const Half *keys = stage + team * 2 * TILE_HALVES;
+      const bool past = tile < w.past_tiles;
+      const int start = (past ? tile : tile - w.past_tiles) * TILE;
+      const int limit[2] = {(past ? w.past : sees[0]) - start, (past ? w.past : sees[1]) - start};
+      float scores[TILE / 8][4] = {};
+      score(scores, queries, keys);
+      if ((past ? w.past : all_see) - start >= TILE)
+        soften<false>(scores, sums, running, limit, a.scale);
+      else
+        soften<true>(scores, sums, running, limit, a.scale);
+      weigh(sums, scores, keys + TILE_HALVES);
+    }
     copies_done();
+    show_to_warpgroups();
     __syncthreads();
-    Half *const done = keys;
-    keys = next, next = done;
+    Half *const done = stage;
+    stage = next, next = done;
   }
-  store(a, w, sums, running);
+  gather_teams(sums, running, a.scale);
+  if (team == 0) store(a, w, sums, running);
 }
 
 struct CombineArguments {
@@ -224,11 +361,13 @@ struct CombineArguments {
 // The pieces of a row together: a block of HEAD_DIM threads each.
 __global__ void __launch_bounds__(HEAD_DIM) combine(const __grid_constant__ CombineArguments a) {
   const float *from = a.partial + (size_t)blockIdx.x * a.pieces * PARTIAL;
-  float peak = LOWEST, weight = 0, sum = 0;
-  for (int piece = 0; piece < a.pieces; ++piece) peak = max(peak, from[piece * PARTIAL + HEAD_DIM]);
-  for (int piece = 0; piece < a.pieces; ++piece) {
-    const float *of = from + piece * PARTIAL, share = exp2f(of[HEAD_DIM] - peak);
-    weight += of[HEAD_DIM + 1] * share, sum += of[threadIdx.x] * share;
-  }
+  const int lane = threadIdx.x % 32;
+  const float *mine = from + min(lane, a.pieces - 1) * PARTIAL + HEAD_DIM;  // a lane looks after a piece
+  float peak = mine[0], weight = 0, sum = 0;
+  for (int offset = 16; offset > 0; offset /= 2) peak = max(peak, __shfl_xor_sync(~0u, peak, offset));
+  const float share = power_of_two(mine[0] - peak);
+  weight = sum_of_warp(lane < a.pieces ? mine[1] * share : 0.0f);
+#pragma unroll 4
+  for (int piece = 0; piece < a.pieces; ++piece) sum += from[piece * PARTIAL + threadIdx.x] * __shfl_sync(~0u, share, piece);
   a.mixed[(size_t)blockIdx.x * HEAD_DIM + threadIdx.x] = to_half(weight > 0 ? sum / weight : 0.0f);
 }

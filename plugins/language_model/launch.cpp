@@ -14,8 +14,9 @@ constexpr long long MOST = 1LL << 31;            // elements of one buffer, as T
 char const *unfit(ModelSizes const &s, LanguageModelTensors const &t) noexcept {
   if (t.batch < 1 || t.rows < 1 || t.past_rows < 0) return "at least one sequence of one new row was expected";
   long long const rows = static_cast<long long>(t.batch) * t.rows;
-  if (rows * 2 * s.intermediate >= MOST || rows * 2 * s.layers * s.kv_heads * HEAD_DIM >= MOST)
-    return "there are too many new rows for one call";
+  long long const row = 2LL * s.layers * s.kv_heads * HEAD_DIM;
+  if (rows * 2 * s.intermediate >= MOST || rows * row >= MOST) return "there are too many new rows for one call";
+  if (static_cast<long long>(t.batch) * t.past_rows * row >= MOST) return "the cache is too large for one call";
   if ((t.point_mask == nullptr) != (t.point_embeds == nullptr) || (t.point_mask != nullptr && t.cos_3d == nullptr))
     return "a point mask comes with embeddings and angles of the point tokens";
   return nullptr;

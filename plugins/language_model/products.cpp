@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <mutex>
 #include <tuple>
 
@@ -104,31 +105,74 @@ struct Descriptors {
   Library const &lt_;
 };
 
-typedef std::tuple<int, int, int, int, int> Key;  // device, out, in, rows as rounded, kind
+typedef std::tuple<int, int, int, int> Key;  // out, in, rows, kind
 
 // Prompts differ in length, and asking takes longer than some products: lengths in the same 64 share an algorithm.
 int rounded(int rows) noexcept { return rows <= 16 ? rows : (rows + 63) / 64 * 64; }
 
-struct Device {
-  Handle handle = nullptr;
-  std::map<Key, Algorithm> algorithms;
-};
-
-std::mutex guard;  // of both
-std::map<int, Device> &devices() {
-  static auto *all = new std::map<int, Device>;  // never destroyed: CUDA may be gone before it would be
-  return *all;
-}
+Key key_of(HalfProduct const &p, int rows) noexcept { return {p.out, p.in, rows, p.adds + 2 * p.halves + 4 * p.bf16}; }
 
 bool find_algorithm(Library const &lt, Handle handle, HalfProduct const &p, int rows, size_t workspace_bytes,
                     Algorithm &algorithm) noexcept {
-  Descriptors d(lt, p, rows, workspace_bytes);
+  Descriptors const d(lt, p, rows, workspace_bytes);
   Found found{};
   int count = 0;
   if (!d.whole || lt.find(handle, d.operation, d.weight, d.given, d.made, d.made, d.preference, 1, &found, &count) != 0)
     return false;
   algorithm = found.algorithm;
   return count > 0;
+}
+
+// A product that is ready to be launched: descriptors take longer to make than the launch.
+struct Prepared {
+  Descriptors descriptors;
+  Algorithm algorithm;
+
+  Prepared(Library const &lt, HalfProduct const &p, size_t workspace_bytes, Algorithm const &chosen) noexcept
+      : descriptors(lt, p, p.rows, workspace_bytes), algorithm(chosen) {}
+};
+
+constexpr size_t MOST_PREPARED = 1024;
+
+struct Device {
+  Handle handle = nullptr;
+  std::map<Key, Algorithm> algorithms;  // by rounded rows
+  std::map<Key, std::shared_ptr<Prepared const>> prepared;
+};
+
+std::mutex guard;  // of all devices
+std::map<int, Device> &devices() {
+  static auto *all = new std::map<int, Device>;  // never destroyed: CUDA may be gone before it would be
+  return *all;
+}
+
+// Null where cuBLASLt has no algorithm or no memory. `exactly`: not that of the rounded length, which need not take every one.
+std::shared_ptr<Prepared const> prepare(Library const &lt, Device &here, HalfProduct const &p, size_t workspace_bytes,
+                                        bool exactly) {
+  int const rows = exactly ? p.rows : rounded(p.rows);
+  Algorithm algorithm{};
+  auto const known = here.algorithms.find(key_of(p, rows));
+  if (known != here.algorithms.end() && !exactly)
+    algorithm = known->second;
+  else if (!find_algorithm(lt, here.handle, p, rows, workspace_bytes, algorithm))
+    return nullptr;
+  else if (!exactly)
+    here.algorithms.emplace(key_of(p, rows), algorithm);
+  auto made = std::make_shared<Prepared const>(lt, p, workspace_bytes, algorithm);
+  if (!made->descriptors.whole) return nullptr;
+  if (here.prepared.size() >= MOST_PREPARED) here.prepared.clear();
+  return here.prepared[key_of(p, p.rows)] = made;
+}
+
+// What is ready for a product, and the library's handle.
+std::shared_ptr<Prepared const> prepared(Library const &lt, int device, HalfProduct const &p, size_t workspace_bytes,
+                                         bool exactly, Handle &handle) {
+  std::lock_guard<std::mutex> lock(guard);
+  Device &here = devices()[device];
+  if (here.handle == nullptr && lt.create(&here.handle) != 0) return nullptr;
+  handle = here.handle;
+  auto const known = here.prepared.find(key_of(p, p.rows));
+  return known != here.prepared.end() && !exactly ? known->second : prepare(lt, here, p, workspace_bytes, exactly);
 }
 
 }  // namespace
@@ -138,32 +182,16 @@ char const *multiply(HalfProduct const &p, void *workspace, size_t workspace_byt
   if (!lt.whole) return "libcublasLt was not found; install CUDA's cuBLAS, or add its folder to LD_LIBRARY_PATH";
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return "there is no current CUDA device";
-  Handle handle = nullptr;
-  Algorithm algorithm{};
-  {
-    std::lock_guard<std::mutex> lock(guard);
-    Device &here = devices()[device];
-    if (here.handle == nullptr && lt.create(&here.handle) != 0) return "cuBLASLt could not be started on this device";
-    handle = here.handle;
-    Key const key{device, p.out, p.in, rounded(p.rows), p.adds + 2 * p.halves + 4 * p.bf16};
-    auto known = here.algorithms.find(key);
-    if (known == here.algorithms.end()) {
-      if (!find_algorithm(lt, handle, p, rounded(p.rows), workspace_bytes, algorithm))
-        return "cuBLASLt has no algorithm for one of the products";
-      known = here.algorithms.emplace(key, algorithm).first;
-    }
-    algorithm = known->second;
-  }
-  Descriptors d(lt, p, p.rows, workspace_bytes);
-  if (!d.whole) return "cuBLASLt has no memory left";
   float const one = 1.0f, add = p.adds ? 1.0f : 0.0f;
-  auto launch = [&] {
-    return lt.run(handle, d.operation, &one, p.weight, d.weight, p.given, d.given, &add, p.made, d.made, p.made, d.made,
-                  &algorithm, workspace, workspace_bytes, stream);
-  };
-  if (launch() == 0) return nullptr;
-  // The algorithm of a rounded length need not take every length.
-  if (find_algorithm(lt, handle, p, p.rows, workspace_bytes, algorithm) && launch() == 0) return nullptr;
+  for (bool exactly : {false, true}) {
+    Handle handle = nullptr;
+    auto const ready = prepared(lt, device, p, workspace_bytes, exactly, handle);
+    if (ready == nullptr) return "cuBLASLt has no algorithm or no memory for one of the products";
+    Descriptors const &d = ready->descriptors;
+    if (lt.run(handle, d.operation, &one, p.weight, d.weight, p.given, d.given, &add, p.made, d.made, p.made, d.made,
+               &ready->algorithm, workspace, workspace_bytes, stream) == 0)
+      return nullptr;
+  }
   return "cuBLASLt refused one of the products";
 }
 

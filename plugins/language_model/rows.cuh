@@ -1,10 +1,11 @@
-// What is done to each row by itself: embedding, norm, rotation, activation. One block of ROW_THREADS a row unless said; the
-// residual stream is float32, all that goes into a product is half, rounded once.
+// What is done to each row by itself: embedding, norm, rotation, activation. The residual stream is float32, all that goes into
+// a product is half, rounded once. A block of ROW_THREADS has a row, unless said.
 #pragma once
 #include "../common/numbers.cuh"
 
 constexpr int ROW_THREADS = 128, EIGHT = 8;           // threads, and neighbours that one of them handles at a time
-constexpr int MAX_HIDDEN = 4096, MAX_EIGHTS = MAX_HIDDEN / (ROW_THREADS * EIGHT);
+constexpr int ROTATE_THREADS = 512;  // at most
+constexpr int MAX_HIDDEN = 4096, MAX_EIGHTS = MAX_HIDDEN / (ROW_THREADS * EIGHT);  // of a thread
 constexpr int HEAD_DIM = 64, HALF_DIM = HEAD_DIM / 2;
 
 struct Eight {
@@ -34,10 +35,10 @@ __device__ __forceinline__ void store_eight(Half *p, const Eight &e) {
 
 __device__ __forceinline__ int clamped(int value, int low, int high) { return max(low, min(value, high)); }
 
-// Over the ROW_THREADS threads of a block; once in a kernel.
+// Over the threads of a block; once in a kernel.
 __device__ __forceinline__ float sum_of_block(float value) {
-  float *sums = (float *)dynamic_shared();
   value = sum_of_warp(value);
+  float *sums = (float *)dynamic_shared();
   if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = value;
   __syncthreads();
   float total = 0;
@@ -45,22 +46,41 @@ __device__ __forceinline__ float sum_of_block(float value) {
   return total;
 }
 
-// x over the root of its mean square, times gain. Each thread has the eights at threadIdx.x, threadIdx.x + ROW_THREADS, ...
-__device__ __forceinline__ void norm_row(const Eight (&x)[MAX_EIGHTS], const Half *gain, Half *to, int width, float epsilon) {
-  float squares = 0;
+// A row in the registers of a block: each thread has the eights at threadIdx.x, threadIdx.x + ROW_THREADS, ...
+struct Row {
+  Eight x[MAX_EIGHTS] = {};
+
+  __device__ __forceinline__ static int at(int i) { return ((int)threadIdx.x + i * ROW_THREADS) * EIGHT; }
+
+  template <class T>
+  __device__ __forceinline__ void load(const T *from, int width) {
 #pragma unroll
-  for (int i = 0; i < MAX_EIGHTS; ++i)
-    for (int j = 0; j < EIGHT; ++j) squares += x[i].v[j] * x[i].v[j];
-  const float scale = 1.0f / sqrtf(sum_of_block(squares) / width + epsilon);
-#pragma unroll
-  for (int i = 0; i < MAX_EIGHTS; ++i) {
-    const int at = (threadIdx.x + i * ROW_THREADS) * EIGHT;
-    if (at >= width) continue;
-    Eight made = load_eight(gain + at);
-    for (int j = 0; j < EIGHT; ++j) made.v[j] *= x[i].v[j] * scale;
-    store_eight(to + at, made);
+    for (int i = 0; i < MAX_EIGHTS; ++i)
+      if (at(i) < width) x[i] = load_eight(from + at(i));
   }
-}
+
+  __device__ __forceinline__ void store(float *to, int width) const {
+#pragma unroll
+    for (int i = 0; i < MAX_EIGHTS; ++i)
+      if (at(i) < width) store_eight(to + at(i), x[i]);
+  }
+
+  // x over the root of its mean square, times gain.
+  __device__ __forceinline__ void store_norm(const Half *gain, Half *to, int width, float epsilon) const {
+    float squares = 0;
+    Row gains;
+    gains.load(gain, width);  // on its way while the sum is made
+#pragma unroll
+    for (int i = 0; i < MAX_EIGHTS; ++i)
+      for (int j = 0; j < EIGHT; ++j) squares += x[i].v[j] * x[i].v[j];
+    const float scale = 1.0f / sqrtf(sum_of_block(squares) / width + epsilon);
+#pragma unroll
+    for (int i = 0; i < MAX_EIGHTS; ++i) {
+      for (int j = 0; j < EIGHT; ++j) gains.x[i].v[j] *= x[i].v[j] * scale;
+      if (at(i) < width) store_eight(to + at(i), gains.x[i]);
+    }
+  }
+};
 
 struct EmbedArguments {
   const int *ids;                   // [R]
@@ -78,14 +98,10 @@ __global__ void __launch_bounds__(ROW_THREADS) embed(const __grid_constant__ Emb
   const size_t row = blockIdx.x;
   const bool point = a.point_mask != nullptr && a.point_mask[row] != 0;
   const size_t token = clamped(a.ids[row], 0, a.vocabulary - 1);
-  const Half *from = point ? a.points + row * a.width : a.embedding + token * a.width;
-  Eight x[MAX_EIGHTS] = {};
-#pragma unroll
-  for (int i = 0; i < MAX_EIGHTS; ++i) {
-    const int at = (threadIdx.x + i * ROW_THREADS) * EIGHT;
-    if (at < a.width) store_eight(a.residual + row * a.width + at, x[i] = load_eight(from + at));
-  }
-  norm_row(x, a.gain, a.normed + row * a.width, a.width, a.epsilon);
+  Row x;
+  x.load(point ? a.points + row * a.width : a.embedding + token * a.width, a.width);
+  x.store(a.residual + row * a.width, a.width);
+  x.store_norm(a.gain, a.normed + row * a.width, a.width, a.epsilon);
 }
 
 struct NormArguments {
@@ -98,17 +114,13 @@ struct NormArguments {
 
 __global__ void __launch_bounds__(ROW_THREADS) norm(const __grid_constant__ NormArguments a) {
   const size_t row = blockIdx.x;
-  Eight x[MAX_EIGHTS] = {};
-#pragma unroll
-  for (int i = 0; i < MAX_EIGHTS; ++i) {
-    const int at = (threadIdx.x + i * ROW_THREADS) * EIGHT;
-    if (at < a.width) x[i] = load_eight(a.residual + row * a.width + at);
-  }
-  norm_row(x, a.gain, a.normed + row * a.width, a.width, a.epsilon);
+  Row x;
+  x.load(a.residual + row * a.width, a.width);
+  x.store_norm(a.gain, a.normed + row * a.width, a.width, a.epsilon);
 }
 
 struct RotateArguments {
-  const float *qkv;                                  // [B*T, (H+2K)*D]
+  const Half *qkv;                                   // [B*T, (H+2K)*D]
   const Half *bias;                                  // [(H+2K)*D], or null
   const float *cos_3d, *sin_3d, *cos_1d, *sin_1d;    // [B*T, D]
   const unsigned char *point_mask;                   // [B*T], or null
@@ -131,28 +143,32 @@ __device__ __forceinline__ void turn(float (&low)[4], float (&high)[4], const fl
   }
 }
 
-__device__ __forceinline__ void load_four(float (&to)[4], const float *from, const Half *bias) {
-  const float4 v = *(const float4 *)from;
-  to[0] = v.x, to[1] = v.y, to[2] = v.z, to[3] = v.w;
-  if (bias == nullptr) return;
-  const uint2 bits = *(const uint2 *)bias;
+__device__ __forceinline__ void load_four(float (&to)[4], const Half *from) {
+  const uint2 bits = *(const uint2 *)from;
   const float2 a = to_floats(bits.x), b = to_floats(bits.y);
-  to[0] += a.x, to[1] += a.y, to[2] += b.x, to[3] += b.y;
+  to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y;
+}
+
+// The bias comes behind the product, in float32: keys are as large as 130, and what is rounded to half before is small.
+__device__ __forceinline__ void add_four(float (&to)[4], const Half *bias) {
+  float more[4];
+  load_four(more, bias);
+  for (int j = 0; j < 4; ++j) to[j] += more[j];
 }
 
 // Bias and rotation; queries go to attention, keys and values into the new cache rows. Eight threads handle a head.
-__global__ void __launch_bounds__(ROW_THREADS) rotate(const __grid_constant__ RotateArguments a) {
+__global__ void __launch_bounds__(ROTATE_THREADS) rotate(const __grid_constant__ RotateArguments a) {
   const int row = blockIdx.x, b = row / a.rows, t = row % a.rows, heads = a.heads + 2 * a.kv_heads;
   const bool point = a.point_mask != nullptr && a.point_mask[row] != 0;
   const float *cosines = (point ? a.cos_3d : a.cos_1d) + (size_t)row * HEAD_DIM;
   const float *sines = (point ? a.sin_3d : a.sin_1d) + (size_t)row * HEAD_DIM;
   const size_t cached = ((size_t)t * a.batch + b) * a.row_stride;
-  for (int unit = threadIdx.x; unit < heads * 8; unit += ROW_THREADS) {
+  for (int unit = threadIdx.x; unit < heads * 8; unit += blockDim.x) {
     const int head = unit / 8, d = unit % 8 * 4, at = head * HEAD_DIM + d;
-    const float *from = a.qkv + (size_t)row * heads * HEAD_DIM + at;
+    const Half *from = a.qkv + (size_t)row * heads * HEAD_DIM + at;
     float low[4], high[4];
-    load_four(low, from, a.bias == nullptr ? nullptr : a.bias + at);
-    load_four(high, from + HALF_DIM, a.bias == nullptr ? nullptr : a.bias + at + HALF_DIM);
+    load_four(low, from), load_four(high, from + HALF_DIM);
+    if (a.bias != nullptr) add_four(low, a.bias + at), add_four(high, a.bias + at + HALF_DIM);
     if (head < a.heads + a.kv_heads) turn(low, high, cosines + d, sines + d);
     Half *to = head < a.heads ? a.queries + (size_t)row * a.heads * HEAD_DIM + at
                : head < a.heads + a.kv_heads
@@ -178,7 +194,7 @@ __global__ void __launch_bounds__(ROW_THREADS) activate(const __grid_constant__ 
   const Half *from = a.both + row * 2 * a.width + at;
   Eight gate = load_eight(from);
   const Eight up = load_eight(from + a.width);
-  for (int j = 0; j < EIGHT; ++j) gate.v[j] = gate.v[j] / (1.0f + __expf(-gate.v[j])) * up.v[j];
+  for (int j = 0; j < EIGHT; ++j) gate.v[j] = __fdividef(gate.v[j], 1.0f + __expf(-gate.v[j])) * up.v[j];
   store_eight(a.made + row * a.width + at, gate);
 }
 

@@ -17,7 +17,6 @@ struct Product {
 constexpr size_t ALIGNMENT = 256;
 constexpr size_t PRODUCT_BYTES = 32u << 20;  // what a product may work in
 constexpr int GRID = 264;                    // blocks that keep a large GPU busy: attention cuts keys until it has so many
-constexpr int MAX_PIECES = 32;
 
 using spatiallm::LanguageModelTensors;
 using spatiallm::ModelSizes;
@@ -46,8 +45,8 @@ inline int pieces_of(const ModelSizes &s, int batch, int query_rows, int keys) {
 
 // Where everything lies in the workspace; `bytes` is its size. With null as its beginning it only measures.
 struct Workspace {
-  float *residual, *qkv, *partial, *last_residual;
-  Half *normed, *queries, *mixed, *both, *active, *last_queries;
+  float *residual, *partial, *last_residual;
+  Half *normed, *qkv, *queries, *mixed, *both, *active, *last_queries;
   unsigned char *product;
   size_t bytes = 0;
 
@@ -110,7 +109,7 @@ class Run {
   bool layer(int layer) {
     const bool last = layer == s_.layers - 1;
     const Half *next = last ? (const Half *)t_.weights.final_norm : weight(layer + 1, INPUT_NORM);
-    return product(weight(layer, QKV), w_.normed, w_.qkv, shape_.qkv, s_.hidden, false, false) && rotated(layer) &&
+    return product(weight(layer, QKV), w_.normed, w_.qkv, shape_.qkv, s_.hidden, false, true) && rotated(layer) &&
            (!last || t_.all_logits || shortened()) && attended(layer) &&
            product(weight(layer, O), w_.mixed, residual_, s_.hidden, shape_.queries, true, false) &&
            normed(weight(layer, POST_NORM)) &&
@@ -132,7 +131,8 @@ class Run {
     const RotateArguments a{w_.qkv, weight(layer, QKV_BIAS), t_.cos_3d, t_.sin_3d, t_.cos_1d, t_.sin_1d, t_.point_mask,
                             w_.queries, fresh(layer), fresh(s_.layers + layer), t_.batch, t_.rows, s_.heads, s_.kv_heads,
                             shape_.stride};
-    return device_.launch(rotate, rows_, ROW_THREADS, 0, a);
+    const int units = (s_.heads + 2 * s_.kv_heads) * 8, threads = ceil_div(units, 32) * 32;
+    return device_.launch(rotate, rows_, threads < ROTATE_THREADS ? threads : ROTATE_THREADS, 0, a);
   }
 
   // From here on only the last row of each sequence is of interest.
@@ -146,10 +146,10 @@ class Run {
   bool attended(int layer) {
     const int pieces = pieces_of(s_, t_.batch, queries_, t_.past_rows + t_.rows);
     const int tiles = ceil_div((long long)queries_ * shape_.group, TILE);
-    const AttendArguments a{asked_, fresh(layer), fresh(s_.layers + layer), past(layer), past(s_.layers + layer),
-                            t_.lengths, t_.past_rows == 0 ? nullptr : t_.past_length, w_.mixed, w_.partial, t_.batch, queries_, t_.rows,
-                            t_.past_rows, s_.heads, s_.kv_heads, shape_.stride, t_.causal, last_, tiles, pieces,
-                            LOG2E / sqrtf(HEAD_DIM)};
+    const AttendArguments a{asked_, fresh(layer), past(layer), t_.lengths, t_.past_rows == 0 ? nullptr : t_.past_length,
+                            w_.mixed, w_.partial, t_.batch, queries_, t_.rows, t_.past_rows, shape_.group, s_.heads,
+                            s_.kv_heads, shape_.stride, s_.layers * s_.kv_heads * HEAD_DIM, t_.causal, last_, tiles, pieces,
+                            (unsigned)((1ull << 32) / shape_.group + ((1ull << 32) % shape_.group != 0)), LOG2E / sqrtf(HEAD_DIM)};
     if (!device_.launch(attend, tiles * t_.batch * s_.kv_heads * pieces, ATTEND_THREADS, ATTEND_BYTES, a)) return false;
     const CombineArguments c{w_.partial, w_.mixed, pieces};
     return pieces == 1 || device_.launch(combine, rows_ * s_.heads, HEAD_DIM, 0, c);

@@ -8,12 +8,17 @@ namespace {
 
 #include "run.cuh"
 
+constexpr size_t DEFAULT_SHARED = 48 << 10;  // bytes that a kernel may have without asking
+
 class Device {
  public:
   explicit Device(cudaStream_t stream) : stream_(stream) {}
 
   template <class Arguments>
   bool launch(void (*kernel)(Arguments), unsigned blocks, unsigned threads, size_t shared, const Arguments &arguments) {
+    if (shared > DEFAULT_SHARED &&
+        !succeeded(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared)))
+      return false;
     kernel<<<blocks, threads, shared, stream_>>>(arguments);
     return failed_ == nullptr && succeeded(cudaPeekAtLastError());
   }

@@ -40,6 +40,8 @@ using std::min;
 inline unsigned min(unsigned a, int b) { return std::min(a, (unsigned)b); }
 inline unsigned min(int a, unsigned b) { return std::min((unsigned)a, b); }
 inline float __expf(float x) { return std::exp(x); }
+inline float __fdividef(float x, float y) { return x / y; }
+inline unsigned __umulhi(unsigned a, unsigned b) { return (uint64_t)a * b >> 32; }
 inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline unsigned __float_as_uint(float x) { unsigned bits; memcpy(&bits, &x, 4); return bits; }
 inline float __uint_as_float(unsigned bits) { float x; memcpy(&x, &bits, 4); return x; }
@@ -223,6 +225,9 @@ inline unsigned short float_to_bf16(float value) {
   memcpy(&bits, &value, 4);
   return value != value ? 0x7fc0 : (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
+inline unsigned floats_to_fp16s(float low, float high) { return float_to_fp16(low) | (unsigned)float_to_fp16(high) << 16; }
+inline unsigned floats_to_bf16s(float low, float high) { return float_to_bf16(low) | (unsigned)float_to_bf16(high) << 16; }
+inline float power_of_two(float x) { return std::exp2(x); }
 inline unsigned long long nanoseconds() { return 0; }
 inline int this_thread() { return threadIdx.x; }
 inline void relax() { emulated::give_way(); }
@@ -272,6 +277,8 @@ inline void copies_done() {
   for (auto &copy : emulated::fibers[emulated::current]->copies) copy();
   emulated::fibers[emulated::current]->copies.clear();
 }
+
+inline void show_to_warpgroups() {}
 
 // ---- tensor cores: what the 32 lanes hold is laid open, and each takes or computes what is its own
 
