@@ -264,7 +264,8 @@ lane_measure() {
   for m in qwen llama; do builds "$m"; done
   for m in qwen llama; do others "$m"; done
   for m in qwen llama; do measured "$m" | while read -r tag bundle; do ladder "$m" "$m" "$bundle" "$tag" $FEW; done; done
-  [ -z "$PLUGINS" ] || step sanitize env CUDA_VISIBLE_DEVICES="$GPU_A" PYTHON="$HOST_PYTHON" PYTHONPATH="$ROOT:$HOST_PATH:${PYTHONPATH:-}" bash "$ROOT/benchmarks/gpu/sanitize.sh" "$O/sanitize"
+  [ -z "$PLUGINS" ] || step sanitize env CUDA_VISIBLE_DEVICES="$GPU_A" PYTHON="$HOST_PYTHON" STEP_PYTHON="$TRT_PYTHON" STEP_ENV="$TRT_ENV" PYTHONPATH="$ROOT:$HOST_PATH:${PYTHONPATH:-}" \
+    bash "$ROOT/benchmarks/gpu/sanitize.sh" "$O/sanitize"
 }
 measured() { # MODEL: name and bundle of the engines that are measured whole, ours first
   local way; way=$(best "$1")
