@@ -1,6 +1,8 @@
 // The operator for both half types, behind checks of what it is asked for.
 #include <cstdio>
+#include <new>
 
+#include "graphs.h"
 #include "variant.h"
 
 namespace spatiallm {
@@ -33,15 +35,20 @@ char const *language_model_misfit(ModelSizes const &s) noexcept {
   return s.vocabulary < 1 ? "a vocabulary was expected" : nullptr;
 }
 
+Graphs *new_graphs() noexcept { return new (std::nothrow) Graphs; }
+void delete_graphs(Graphs *graphs) noexcept { delete graphs; }
+
 size_t language_model_workspace(ModelSizes const &s, int batch, int rows, int past_rows, int all_logits) noexcept {
   return (s.bf16 ? bf16::workspace : fp16::workspace)(s, batch, rows, past_rows, all_logits);
 }
 
-int language_model_run(ModelSizes const &s, LanguageModelTensors const &t, void *workspace, cudaStream_t stream, char *why,
-                       size_t why_bytes) noexcept {
+int language_model_run(ModelSizes const &s, LanguageModelTensors const &t, void *workspace, cudaStream_t stream,
+                       Graphs *graphs, char *why, size_t why_bytes) noexcept {
+  auto launch = [&](cudaStream_t on) { return (s.bf16 ? bf16::run : fp16::run)(s, t, workspace, on); };
   char const *reason = language_model_misfit(s);
   if (reason == nullptr) reason = unfit(s, t);
-  if (reason == nullptr) reason = (s.bf16 ? bf16::run : fp16::run)(s, t, workspace, stream);
+  if (reason == nullptr)
+    reason = graphs == nullptr ? launch(stream) : graphs->run(key_of(s, t, workspace), stream, launch);
   if (reason != nullptr) std::snprintf(why, why_bytes, "%s", reason);
   return reason == nullptr ? 0 : 1;
 }

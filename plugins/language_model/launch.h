@@ -29,10 +29,16 @@ struct LanguageModelTensors {  // addresses on the device
 // Bytes that `language_model_run` works in for these sizes; grows with all of them.
 size_t language_model_workspace(const ModelSizes &, int batch, int rows, int past_rows, int all_logits) noexcept;
 
+// Calls that came before, so that one of the same shapes and addresses is launched as a whole: a prefill is some 200 launches,
+// which keep a slow host busy for longer than the GPU. For one caller at a time; it owns what it captured.
+class Graphs;
+Graphs *new_graphs() noexcept;  // null where there is no memory
+void delete_graphs(Graphs *) noexcept;
+
 // Launches everything on the stream, waits for nothing, and may be captured into a graph. 0, or 1 with a sentence in `why`.
-// Any ids, lengths and past_length are safe: none makes an address out of range.
-int language_model_run(const ModelSizes &, const LanguageModelTensors &, void *workspace, cudaStream_t, char *why,
-                       size_t why_bytes) noexcept;
+// Any ids, lengths and past_length are safe: none makes an address out of range. `graphs` may be null.
+int language_model_run(const ModelSizes &, const LanguageModelTensors &, void *workspace, cudaStream_t, Graphs *graphs,
+                       char *why, size_t why_bytes) noexcept;
 
 // Why the kernels cannot run a model, or null.
 const char *language_model_misfit(const ModelSizes &) noexcept;
