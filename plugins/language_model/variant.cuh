@@ -25,7 +25,7 @@ class Device {
 
   bool product(const Product &p, void *workspace) {
     const spatiallm::HalfProduct wanted{p.weight, p.given, p.made, p.out, p.in, p.rows, p.adds, p.halves, HALF_IS_BF16};
-    failed_ = spatiallm::multiply(wanted, workspace, PRODUCT_BYTES, stream_);
+    failed_ = spatiallm::multiply(wanted, workspace, stream_);
     return failed_ == nullptr;
   }
 
