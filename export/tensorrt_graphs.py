@@ -1,6 +1,6 @@
 """The language model as TensorRT takes it: all of the cache in one tensor, in graphs beside the portable ones.
 
-Where our decode kernel can run the model, there is also the decode graph as one node of the plugin library.
+Where our kernels can run the model, prefill and decode are also there as one node of the plugin library each.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import onnx
 
-from export.engines.plugins import why_no_decode_step
+from export.engines.plugins import why_no_plugins
 from export.graph.language_model import decode_graph, head_graph, prefill_graph, shared_graph
 from export.graph.layers import NORMS
 from export.graph.segments import SEGMENT_LAYERS, Segment, split
 from export.graph.weights import WeightFile
-from export.passes.decode_step import to_decode_step
+from export.passes.plugin_nodes import to_decode_step, to_prefill
 from export.passes.stack_cache import stack_cache, stack_segment
-from runtime.engines.plans import PLUGIN, segment_name
+from runtime.engines.plans import PLUGINS, segment_name
 from runtime.manifest import LanguageModelSpec
 
 SHARED = "language_model.stacked"  # prefill and decode in one graph
@@ -48,9 +48,12 @@ def tensorrt_graphs(
     for name, graph in zip(STACKED, graphs, strict=True):
         stack_cache(graph, spec)
         yield name, graph
-    if PLUGIN in graph_names(spec, precision, dialect.segment_layers):
-        to_decode_step(graph, spec, precision)
-        yield PLUGIN, graph
+    if not why_no_plugins(spec, precision):
+        _, prefill, decode = graphs
+        to_prefill(prefill, spec, precision, attention, weights.size)
+        yield PLUGINS["prefill"], prefill
+        to_decode_step(decode, spec, precision, weights.size)
+        yield PLUGINS["decode"], decode
     for number, segment in enumerate(segments(spec, dialect.segment_layers)):
         for kind in KINDS:
             yield segment_name(kind, number), _segment(kind, spec, weights, dialect, segment)
@@ -77,6 +80,6 @@ def segments(spec: LanguageModelSpec, most: int) -> list[Segment]:
 
 def graph_names(spec: LanguageModelSpec, precision: str, segment_layers: int) -> tuple[str, ...]:
     """What a bundle has for TensorRT."""
-    plugin = () if why_no_decode_step(spec, precision) else (PLUGIN,)
+    plugins = () if why_no_plugins(spec, precision) else PLUGINS.values()
     numbers = range(len(segments(spec, segment_layers)))
-    return (*STACKED, *plugin, *(segment_name(kind, number) for kind in KINDS for number in numbers))
+    return (*STACKED, *plugins, *(segment_name(kind, number) for kind in KINDS for number in numbers))

@@ -1,8 +1,9 @@
 """The plugin library: python -m plugins.build, or `make plugins`.
 
     python -m plugins.build --dry_run                     what would be run
-    python -m plugins.build                               kernels for the published models, in fp16 and bf16
-    python -m plugins.build --sizes hidden=256,...        for other sizes beside them (an error of the build tells them)
+    python -m plugins.build                               decode kernels for the published models, in fp16 and bf16
+    python -m plugins.build --sizes hidden=256,...        for other sizes beside them (a note of the build tells them)
+    python -m plugins.build --architecture sm_80,sm_90    for several kinds of GPU
 
 Needs nvcc (found by NVCC, on the path or in /usr/local/cuda) and the headers of the TensorRT that will load the library
 (found by TENSORRT_INCLUDE or in the usual places). It links neither TensorRT nor a shared CUDA runtime.
@@ -32,8 +33,11 @@ PROGRAM = "python -m plugins.build"
 HERE = Path(__file__).resolve().parent
 OUTPUT = HERE / "build" / "libspatiallm_plugins.so"
 LAUNCHER = HERE / "decode_step" / "launch.cu"
-SHELL = ("decode_step/plugin.cpp", "decode_step/plugin_v2.cpp", "decode_step/plugin_v3.cpp", "library.cpp")
-ARCHITECTURE = "sm_90"
+SHELL = ("shell/facts.cpp", "decode_step/plugin.cpp", "language_model/plugin.cpp", "library.cpp")
+DECODE_ARCHITECTURE = (
+    "sm_90"  # the decode kernel needs bulk copies into 227 KB of shared memory, and has run on no other
+)
+OLDEST = 80  # of the general kernels: asynchronous copies, products of bf16
 NVCC = "/usr/local/cuda/bin/nvcc"
 HEADER = "NvInferRuntime.h"
 USUAL = (
@@ -86,11 +90,13 @@ def parser() -> argparse.ArgumentParser:
         metavar="NAME=NUMBER,...",
         help="a model to compile the decode kernel for, beside the published ones; may be given again",
     )
-    p.add_argument("--only", action="store_true", help="leave out the published models")
+    p.add_argument("--only", action="store_true", help="leave out the decode kernels of the published models")
     p.add_argument(
         "--architecture",
-        default=ARCHITECTURE,
-        help=f"of the GPU; the decode kernel is for {ARCHITECTURE} alone today (default: {ARCHITECTURE})",
+        default=DECODE_ARCHITECTURE,
+        metavar="sm_N,...",
+        help=f"kinds of GPU, from sm_{OLDEST} on; the decode kernel is for {DECODE_ARCHITECTURE} alone, on others "
+        f"decode takes the general kernels (default: {DECODE_ARCHITECTURE})",
     )
     p.add_argument("--v2", action="store_true", help="from TensorRT 10 on: the interface of version 2 instead of 3")
     p.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="compilers at a time (default: one a core)")
@@ -123,7 +129,7 @@ def find_headers() -> Path:
 
 
 def models(texts: Sequence[str], *, only: bool) -> list[Sizes]:
-    """What kernels are compiled for. Raises BuildError."""
+    """What decode kernels are compiled for. Raises BuildError."""
     chosen = (
         [] if only else [dataclasses.replace(each, bf16=half) for each in MODELS.values() for half in (False, True)]
     )
@@ -135,42 +141,74 @@ def models(texts: Sequence[str], *, only: bool) -> list[Sizes]:
         if reason := misfit(sizes):
             raise BuildError(f"--sizes: the decode kernel cannot be compiled for this model: {reason}.")
         chosen.append(sizes)
-    if not chosen:
-        raise BuildError("--only leaves out the published models: give --sizes.")
     return list(dict.fromkeys(chosen))
+
+
+def architectures(text: str) -> list[str]:
+    """The kinds of GPU, oldest first. Raises BuildError."""
+    found = [re.fullmatch(r"sm_(\d{2,3})", part) for part in text.split(",")]
+    numbers = sorted({int(match[1]) for match in found if match})
+    if not all(found) or numbers[0] < OLDEST:
+        raise BuildError(
+            f"--architecture is {text!r}, but sm_{OLDEST} or newer ones, separated by commas, were expected. "
+            "On older GPUs build engines without plugins."
+        )
+    return [f"sm_{number}" for number in numbers]
 
 
 def plan(args: argparse.Namespace, nvcc: str, headers: Path) -> Iterator[Step]:
     """All calls of the compiler; the last one links. Raises BuildError."""
-    if args.architecture != ARCHITECTURE:
-        raise BuildError(
-            f"--architecture is {args.architecture!r}, but the decode kernel is for {ARCHITECTURE}: it needs bulk "
-            "copies into 227 KB of shared memory and has run on no other. On other GPUs build engines without plugins."
-        )
+    kinds, chosen = architectures(args.architecture), models(args.sizes, only=args.only)
+    if DECODE_ARCHITECTURE not in kinds:
+        if args.sizes:
+            raise BuildError(f"--sizes is about the decode kernel, which is for {DECODE_ARCHITECTURE} alone.")
+        chosen = []
     folder = args.output.parent / "objects"
     objects: list[Path] = []
     names: list[str] = []
-    for sizes in models(args.sizes, only=args.only):
+    for sizes in chosen:
         names.append(name := f"decode_step_{len(names)}")
         text = f"#define VARIANT {name}\n{source(sizes, Tuning(), pure=True, file=LAUNCHER)}"
         objects.append(target := folder / f"{name}.o")
         file = folder / f"{name}.cu"
-        yield Step((nvcc, *OPTIONS, f"-arch={ARCHITECTURE}", "-c", str(file), "-o", str(target)), file, text)
-    table, shell = folder / "decode_steps.cpp", [*(HERE / name for name in SHELL)]
-    defined = [f"-DSPATIALLM_PLUGINS_VERSION={VERSION}", *(["-DSPATIALLM_PLUGINS_V2"] if args.v2 else [])]
-    for file in (table, *shell):
-        objects.append(target := folder / f"{file.stem}.o")
-        compile = (nvcc, *OPTIONS, *defined, f"-I{HERE}", f"-I{headers}", "-Xcompiler", "-Wno-deprecated-declarations")
-        yield Step((*compile, "-c", str(file), "-o", str(target)), *((table, _table(names)) if file == table else ()))
-    yield Step((nvcc, "-shared", "-cudart", "static", *map(str, objects), "-o", str(args.output)))
+        yield Step((nvcc, *OPTIONS, f"-arch={DECODE_ARCHITECTURE}", "-c", str(file), "-o", str(target)), file, text)
+    table, (kernels, shell) = folder / "decode_steps.cpp", _sources()
+    defined = [f"-DSPATIALLM_PLUGINS_VERSION={VERSION}", f'-DSPATIALLM_PLUGINS_ARCHITECTURES="{",".join(kinds)}"']
+    defined += ["-DSPATIALLM_PLUGINS_V2"] if args.v2 else []
+    for file in (*kernels, table, *shell):
+        objects.append(target := folder / f"{file.stem if file == table else _name(file)}.o")
+        compile = (nvcc, *OPTIONS, *(_targets(kinds) if file in kernels else (*defined, f"-I{headers}")), f"-I{HERE}")
+        quiet = ("-Xcompiler", "-Wno-deprecated-declarations")
+        written = (table, _table(names)) if file == table else ()
+        yield Step((*compile, *quiet, "-c", str(file), "-o", str(target)), *written)
+    yield Step((nvcc, "-shared", "-cudart", "static", *map(str, objects), "-ldl", "-o", str(args.output)))
+
+
+def _sources() -> tuple[list[Path], list[Path]]:
+    """Files with kernels for all sizes, and what is compiled for the host."""
+    kernels = [*sorted((HERE / "language_model").glob("*.cu")), HERE / "shell" / "mask.cu"]
+    shell = {HERE / name for name in SHELL} | {*(HERE / "language_model").glob("*.cpp")}
+    return kernels, sorted(shell)
+
+
+def _name(file: Path) -> str:
+    """Of the object: files of two folders may share theirs."""
+    return "_".join(file.relative_to(HERE).with_suffix("").parts)
+
+
+def _targets(kinds: Sequence[str]) -> Iterator[str]:
+    """Machine code for each kind of GPU, and for newer ones what the driver makes it from."""
+    numbers = [kind.removeprefix("sm_") for kind in kinds]
+    yield from (f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers)
+    yield f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"
 
 
 def _table(names: Sequence[str]) -> str:
     """A C++ file with all kernels."""
     declared = "".join(f"extern const spatiallm::DecodeStep {name};\n" for name in names)
-    listed = ", ".join(f"&{name}" for name in names)
+    listed = "".join(f"&{name}, " for name in names)
     head = '#include "decode_step/launch.h"\n'
-    return f"{head}{declared}const spatiallm::DecodeStep *const spatiallm::decode_steps[] = {{{listed}, nullptr}};\n"
+    return f"{head}{declared}const spatiallm::DecodeStep *const spatiallm::decode_steps[] = {{{listed}nullptr}};\n"
 
 
 def run(steps: Sequence[Step], output: Path, jobs: int) -> None:

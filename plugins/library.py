@@ -8,25 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from plugins.decode_step.sizes import Sizes
+from plugins.language_model.arguments import ModelSizes
 
-VERSION = 1  # of what the library's nodes are given and give; a new one for every change that engines would notice
+VERSION = 2  # of what the library's nodes are given and give; a new one for every change that engines would notice
 VARIABLE = "SPATIALLM_PLUGINS"  # the environment names another file
 BUILD = "make plugins"
-_FIELDS = ("hidden", "intermediate", "layers", "heads", "kv_heads", "head_dim", "vocabulary", "qkv_bias", "bf16")
 
 
 class LibraryError(Exception):
     """The library is absent, too old, or does not load; the text says what to do."""
-
-
-class _Sizes(ctypes.Structure):
-    """`DecodeStepSizes` of decode_step/launch.h."""
-
-    _fields_ = [*((name, ctypes.c_int) for name in _FIELDS), ("epsilon", ctypes.c_float)]
-
-    def same(self, sizes: Sizes) -> bool:
-        whole = all(getattr(self, name) == int(getattr(sizes, name)) for name in _FIELDS)
-        return whole and self.epsilon == ctypes.c_float(sizes.epsilon).value
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,11 +26,18 @@ class Library:
     path: Path
     version: int
     tensorrt: int  # major version of the headers that it was built with
-    _decode_steps: tuple[_Sizes, ...]
+    architectures: tuple[str, ...]  # of GPUs, oldest first, e.g. ("sm_80", "sm_90")
+    _decode_steps: tuple[bytes, ...]  # sizes, as the library has them
 
     def has_decode_step(self, sizes: Sizes) -> bool:
         """Whether a kernel was compiled for these sizes."""
-        return any(found.same(sizes) for found in self._decode_steps)
+        return bytes(ModelSizes.of(sizes)) in self._decode_steps
+
+    def runs_on(self, compute_capability: str) -> bool:
+        """Whether a GPU, e.g. of "9.0", takes its kernels: machine code of the same major version, or made anew."""
+        here = int(compute_capability.replace(".", ""))
+        built = [int(kind.removeprefix("sm_")) for kind in self.architectures]
+        return any(number <= here and number // 10 == here // 10 for number in built) or built[-1] <= here
 
 
 def library_path() -> Path:
@@ -56,13 +53,13 @@ def open_library(tensorrt: str) -> Library:
     try:
         loaded = ctypes.CDLL(str(path.resolve()))
         version, major = loaded.spatiallm_plugins_version(), loaded.spatiallm_plugins_tensorrt()
-        library = Library(path, version, major, _decode_steps(loaded))
+        if version != VERSION:
+            raise LibraryError(
+                f"the plugin library {path} has version {version}, but {VERSION} is needed. Build it anew: {BUILD}"
+            )
+        library = Library(path, version, major, _architectures(loaded), _decode_steps(loaded))
     except (OSError, AttributeError) as error:
         raise LibraryError(f"the plugin library {path} cannot be loaded ({error}). Build it anew: {BUILD}") from error
-    if version != VERSION:
-        raise LibraryError(
-            f"the plugin library {path} has version {version}, but {VERSION} is needed. Build it anew: {BUILD}"
-        )
     if str(major) != tensorrt.partition(".")[0]:
         raise LibraryError(
             f"the plugin library {path} was built with the headers of TensorRT {major}, but {tensorrt} is installed. "
@@ -71,8 +68,13 @@ def open_library(tensorrt: str) -> Library:
     return library
 
 
-def _decode_steps(loaded: ctypes.CDLL) -> tuple[_Sizes, ...]:
-    found: list[_Sizes] = []
-    while loaded.spatiallm_plugins_decode_step(len(found), ctypes.byref(sizes := _Sizes())):
-        found.append(sizes)
+def _architectures(loaded: ctypes.CDLL) -> tuple[str, ...]:
+    loaded.spatiallm_plugins_architectures.restype = ctypes.c_char_p
+    return tuple(loaded.spatiallm_plugins_architectures().decode().split(","))
+
+
+def _decode_steps(loaded: ctypes.CDLL) -> tuple[bytes, ...]:
+    found: list[bytes] = []
+    while loaded.spatiallm_plugins_decode_step(len(found), ctypes.byref(sizes := ModelSizes())):
+        found.append(bytes(sizes))
     return tuple(found)

@@ -20,6 +20,7 @@ BLOCK = 1 << 22
 GRAPHS = ("encoder", "prefill", "decode")
 LAYOUT = "MBKD"  # of the cache; see `CacheSpec`
 PAST, ROWS = "past", "rows"  # the cache of graphs that hold all layers in one tensor [M, B, 2L*K, D], keys first
+WEIGHTS = "weights"  # input [N] of graphs that are a plugin: the weight file as it is, in the model's half precision
 KEYS, VALUES = "keys", "values"  # the two parts of `rows` that a graph of some layers gives
 TAPS = "prefill.taps"  # prefill with queries, keys and tables as outputs, in bundles that were exported with --taps
 DIALECTS = ("portable", "onnxruntime")

@@ -87,9 +87,9 @@ def add_all(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--plugins",
         action="store_true",
-        help="decode in one kernel of our own instead of TensorRT's, for one scene at a time, in fp16 or bf16, on GPUs "
-        "of compute capability 9.0; needs `make plugins`. It ran in TensorRT 8.6.0 on an H100, with Qwen-0.5B in fp16 "
-        "(README.md has its speed and parity); elsewhere compare its layouts with those of an engine without it "
+        help="prefill and decode by kernels of our own instead of TensorRT's, over one copy of the weights on the GPU, "
+        "in fp16 or bf16, from compute capability 8.0 on; on 9.0 one scene at a time decodes in one kernel. Needs "
+        "`make plugins`. README.md says where it ran; elsewhere compare its layouts with those of engines without it "
         "(default: off)",
     )
     p.add_argument("--direct_io", action="store_true", help=argparse.SUPPRESS)  # for benchmarks

@@ -156,7 +156,8 @@ def _config(job: Job, builder: Any, network: Network, emit: Emit) -> Any:
     for ranges in job.profiles.values():
         profile = builder.create_optimization_profile()
         for name, axes in network.inputs.items():
-            profile.set_shape(name, *_shapes(axes, ranges))
+            if not all(axis.isdigit() for axis in axes):  # a weight file has one size
+                profile.set_shape(name, *_shapes(axes, ranges))
         config.add_optimization_profile(profile)
     compat.watch(config, Phases(lambda fraction, text: emit("progress", fraction=fraction, text=text)))
     return config

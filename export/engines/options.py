@@ -8,7 +8,7 @@ from pathlib import Path
 
 from export.engines.islands import ISLANDS
 from export.engines.profiles import Limits
-from runtime.engines.record import LAYOUTS, SEGMENTED, SEPARATE, SHARED
+from runtime.engines.record import LAYOUTS, SEPARATE
 from runtime.errors import SceneError
 
 OPT_LEVELS = range(6)
@@ -34,7 +34,7 @@ class BuildOptions:
     jobs: int | None = None  # builds at a time; None: as many as there is room for where there are segments, else 1
     islands: tuple[str, ...] | None = None  # of the language model; None: the defaults of each graph
     direct_io: bool = False
-    plugins: bool = False  # decode in one kernel of our library
+    plugins: bool = False  # prefill and decode by kernels of our library
 
     def check(self) -> None:
         """Raise SceneError for what no build can do."""
@@ -52,13 +52,12 @@ class BuildOptions:
             self._check_plugins()
 
     def _check_plugins(self) -> None:
-        """The kernel decodes one sequence, on the GPUs it was compiled for."""
-        if self.language_model == SHARED:
+        """The kernels are a node each for prefill and decode, on the GPUs they were compiled for."""
+        if self.language_model not in (None, SEPARATE):
             raise SceneError(
-                f"--plugins replaces the decode engine: it goes with --language_model {SEPARATE} or {SEGMENTED}."
+                f"--plugins makes an engine for prefill and one for decode: it goes with --language_model {SEPARATE} "
+                f"alone, not with {self.language_model}."
             )
-        if self.limits.max_batch != 1:
-            raise SceneError(f"--plugins decodes one scene at a time, but --max_batch is {self.limits.max_batch}.")
         if self.hardware_compatible:
             raise SceneError("--plugins is for one kind of GPU, so it does not go with --hardware_compatible.")
 

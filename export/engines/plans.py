@@ -12,7 +12,7 @@ from export.engines.islands import DEFAULTS
 from export.engines.job import Job, Outcome
 from export.engines.kept import Digests, copy_plan, kept_plans, layout_in
 from export.engines.options import BuildOptions
-from export.engines.plugins import check_plugins, find_plugins
+from export.engines.plugins import check_plugins, find_plugins, plugin_notes
 from export.engines.profiles import Profiles, plan_profiles
 from export.engines.progress import Bars
 from export.engines.settle import settle, settled_plans
@@ -22,7 +22,7 @@ from plugins.library import Library
 from runtime.bundle import Bundle
 from runtime.engines.contract import check_dialect
 from runtime.engines.cuda.gpu import Gpu, read_gpu
-from runtime.engines.plans import PLUGIN, source_of
+from runtime.engines.plans import PLUGINS, source_of
 from runtime.engines.record import SCHEMA, EngineRecord, engine_folder, whole_of
 from runtime.errors import BundleError, EngineError
 from runtime.manifest import Manifest
@@ -81,7 +81,7 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     present = None if options.graphs is None else layout_in(folder)
     options = settle(options, bundle.manifest, present, strongly_typed=tools.strongly_typed)
     names = settled_plans(options, bundle.manifest)
-    library = find_plugins(bundle.manifest, tools.tensorrt, tools.gpu) if options.plugins else None
+    library = find_plugins(tools.tensorrt, tools.gpu) if options.plugins else None
     cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
     TimingFile(cache).read()  # refused here once rather than by every child
     blank = blank_record(bundle.manifest, options, tools)
@@ -97,7 +97,8 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
         for graph in kept:
             copy_plan(folder, partial, graph)
         record.write(partial)
-    notes = list(dict.fromkeys(note for outcome in outcomes.values() for note in outcome.notes))
+    told = [] if library is None else list(plugin_notes(bundle.manifest, library, tools.gpu))
+    notes = told + list(dict.fromkeys(note for outcome in outcomes.values() for note in outcome.notes))
     return Built(folder=folder, record=record, graphs=tuple(made), notes=notes)
 
 
@@ -137,7 +138,7 @@ class Task:
     def job(self, graph: str, digests: Digests) -> Job:
         options = self.options
         source = source_of(graph, plugins=options.plugins)
-        library = self.library if source == PLUGIN else None  # its kernel decides about types itself
+        library = self.library if source in PLUGINS.values() else None  # its kernels decide about types themselves
         whole = whole_of(graph)
         islands = DEFAULTS[whole] if graph == "encoder" or options.islands is None else options.islands
         return Job(

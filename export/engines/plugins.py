@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from plugins.build import ARCHITECTURE
-from plugins.decode_step.sizes import Sizes, misfit
+from plugins.build import DECODE_ARCHITECTURE, OLDEST
+from plugins.decode_step import sizes as decode_step
+from plugins.decode_step.sizes import Sizes
+from plugins.language_model.sizes import MOST_VALUES, misfit, tensor_values
 from plugins.library import BUILD, Library, LibraryError, open_library
 from runtime.errors import BundleError, EngineError
 from runtime.manifest import LanguageModelSpec, Manifest
@@ -13,9 +16,11 @@ from runtime.manifest import LanguageModelSpec, Manifest
 if TYPE_CHECKING:  # its package needs the CUDA bindings
     from runtime.engines.cuda.gpu import Gpu
 
+PAGE_VALUES = 2048  # half precision values in a page, at which each tensor of the weight file begins
 
-def decode_step_sizes(spec: LanguageModelSpec, precision: str) -> Sizes:
-    """What the decode kernel is compiled for."""
+
+def model_sizes(spec: LanguageModelSpec, precision: str) -> Sizes:
+    """The model as the kernels are told about it."""
     return Sizes(
         hidden=spec.hidden_size,
         intermediate=spec.intermediate_size,
@@ -30,36 +35,62 @@ def decode_step_sizes(spec: LanguageModelSpec, precision: str) -> Sizes:
     )
 
 
-def why_no_decode_step(spec: LanguageModelSpec, precision: str) -> str | None:
-    """Why the decode kernel cannot run a model, or None."""
+def why_no_plugins(spec: LanguageModelSpec, precision: str) -> str | None:
+    """Why the kernels cannot run a model, or None."""
     if precision not in ("fp16", "bf16"):
         return f"the model is in {precision}, but fp16 or bf16 was expected"
     if spec.output_bias or spec.mlp_bias:
-        return "its output or MLP products have biases, which no model had that the kernel was written for"
-    return misfit(decode_step_sizes(spec, precision))
+        return "its output or MLP products have biases, which no model had that the kernels were written for"
+    if reason := misfit(sizes := model_sizes(spec, precision)):
+        return reason
+    if (values := _file_values(sizes, tied=spec.tie_word_embeddings)) > MOST_VALUES:
+        return f"its weight file has {values:,} values, but TensorRT 8.6 takes {MOST_VALUES:,} in a tensor"
+    return None
+
+
+def _file_values(sizes: Sizes, *, tied: bool) -> int:
+    """Values of the weight file, all of its pages full."""
+    embedding, norm, head, *layers = tensor_values(sizes)
+    stored = [embedding, norm, 0 if tied else head, *layers]
+    return sum(-(-values // PAGE_VALUES) * PAGE_VALUES for values in stored)
 
 
 def check_plugins(manifest: Manifest) -> None:
     """Raise BundleError where no plugin can run the bundle's model."""
-    if reason := why_no_decode_step(manifest.language_model, manifest.precision):
+    if reason := why_no_plugins(manifest.language_model, manifest.precision):
         raise BundleError(f"--plugins cannot run this bundle: {reason}. Build without --plugins.")
 
 
-def find_plugins(manifest: Manifest, tensorrt: str, gpu: Gpu) -> Library:
-    """The library, which has a kernel for the model. Raises EngineError with what to do."""
-    wanted = decode_step_sizes(manifest.language_model, manifest.precision)
-    if f"sm_{gpu.compute_capability.replace('.', '')}" != ARCHITECTURE:
+def find_plugins(tensorrt: str, gpu: Gpu) -> Library:
+    """The library, which has kernels for the GPU. Raises EngineError with what to do."""
+    kind = f"sm_{gpu.compute_capability.replace('.', '')}"
+    if float(gpu.compute_capability) * 10 < OLDEST:
         raise EngineError(
-            f"--plugins is for GPUs of compute capability 9.0, but {gpu.name} has {gpu.compute_capability}. "
-            "Build without --plugins."
+            f"--plugins is for GPUs of compute capability {OLDEST / 10} or more, but {gpu.name} has "
+            f"{gpu.compute_capability}. Build without --plugins."
         )
     try:
         library = open_library(tensorrt)
     except LibraryError as error:
         raise EngineError(f"{error} (or build the engines without --plugins).") from error
-    if not library.has_decode_step(wanted):
+    if not library.runs_on(gpu.compute_capability):
         raise EngineError(
-            f"the plugin library {library.path} has no kernel for the sizes of this model. Build it anew with them: "
-            f"{BUILD} PLUGIN_OPTIONS='--sizes {wanted.text}'"
+            f"the plugin library {library.path} was built for {', '.join(library.architectures)}, but {gpu.name} is "
+            f"{kind}. Build it anew: {BUILD} PLUGIN_OPTIONS='--architecture {kind}'"
         )
     return library
+
+
+def plugin_notes(manifest: Manifest, library: Library, gpu: Gpu) -> Iterator[str]:
+    """Why decode is not in one kernel, if it is not: the user should know, for the other way takes longer."""
+    sizes = model_sizes(manifest.language_model, manifest.precision)
+    slower = "so a token of one scene takes the general kernels, which are slower"
+    if gpu.compute_capability != f"{DECODE_ARCHITECTURE[3]}.{DECODE_ARCHITECTURE[4:]}":
+        yield f"the decode kernel is for {DECODE_ARCHITECTURE} alone, and {gpu.name} is another GPU, {slower}"
+    elif reason := decode_step.misfit(sizes):
+        yield f"the decode kernel is not for this model ({reason}), {slower}"
+    elif not library.has_decode_step(sizes):
+        yield (
+            f"the plugin library has no decode kernel for the sizes of this model, {slower}; to build it anew with "
+            f"one: {BUILD} PLUGIN_OPTIONS='--sizes {sizes.text}'"
+        )

@@ -23,7 +23,7 @@ def settle(
 
     `present` is the layout of engines of which some stay.
     """
-    layout = options.language_model or present or default_layout(options, manifest, strongly_typed=strongly_typed)
+    layout = _layout(options, manifest, present, strongly_typed=strongly_typed)
     settled = replace(options, language_model=layout)
     if layout == SEGMENTED and not count_segments(manifest):
         raise BundleError(
@@ -40,10 +40,16 @@ def settle(
 
 def settled_plans(options: BuildOptions, manifest: Manifest) -> tuple[str, ...]:
     """All plans of the engines."""
-    return plan_names(options.language_model or SEPARATE, count_segments(manifest), plugins=options.plugins)
+    return plan_names(options.language_model or SEPARATE, count_segments(manifest))
 
 
-def default_layout(options: BuildOptions, manifest: Manifest, *, strongly_typed: bool) -> str:
+def _layout(options: BuildOptions, manifest: Manifest, present: str | None, *, strongly_typed: bool) -> str:
+    if options.plugins:  # a node each for prefill and decode
+        return SEPARATE
+    return options.language_model or present or default_layout(manifest, strongly_typed=strongly_typed)
+
+
+def default_layout(manifest: Manifest, *, strongly_typed: bool) -> str:
     """TensorRT 8.6 takes far longer for the whole than for its segments together (docs/LOG.md)."""
     return SEPARATE if strongly_typed or not count_segments(manifest) else SEGMENTED
 

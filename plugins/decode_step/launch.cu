@@ -46,22 +46,39 @@ int blocks_for(int multiprocessors, int past_rows) {
 
 bool aligned(const void *address) { return (unsigned long long)address % 16 == 0; }
 
-cudaError_t launch(const spatiallm::DecodeStepTensors &t, void *workspace, cudaStream_t stream) {
-  int device = 0, multiprocessors = 0;
+// Blocks on the current device, or 0 where it is none for this kernel.
+cudaError_t count_blocks(int past_rows, int *blocks) {
+  int device = 0, multiprocessors = 0, major = 0, minor = 0;
+  *blocks = 0;
   if (cudaError_t error = cudaGetDevice(&device)) return error;
   if (cudaError_t error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device)) return error;
-  const int blocks = blocks_for(multiprocessors, t.past_rows);
+  if (cudaError_t error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device)) return error;
+  if (cudaError_t error = cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device)) return error;
+  if (major == 9 && minor == 0) *blocks = blocks_for(multiprocessors, past_rows);
+  return cudaSuccess;
+}
+
+bool fits(int past_rows) {
+  int blocks = 0;
+  return count_blocks(past_rows, &blocks) == cudaSuccess && blocks > 0;
+}
+
+cudaError_t launch(const spatiallm::DecodeStepTensors &t, void *workspace, cudaStream_t stream) {
+  int blocks = 0;
+  if (cudaError_t error = count_blocks(t.past_rows, &blocks)) return error;
   if (blocks == 0) return cudaErrorInvalidConfiguration;
+  const spatiallm::ModelWeights &weights = t.weights;
   LayerTable table;
   for (int i = 0; i < LAYERS * spatiallm::LAYER_TENSORS; ++i) {
-    if (!aligned(t.layers[i])) return cudaErrorMisalignedAddress;
-    ((const void **)&table)[i] = t.layers[i];
+    if (!aligned(weights.layers[i])) return cudaErrorMisalignedAddress;
+    ((const void **)&table)[i] = weights.layers[i];
   }
-  for (const void *address : {t.past, t.embedding, t.head, t.final_norm, (const void *)workspace})
+  for (const void *address : {t.past, weights.embedding, weights.head, weights.final_norm, (const void *)workspace})
     if (!aligned(address)) return cudaErrorMisalignedAddress;
   Workspace &w = *(Workspace *)workspace;
   StepArguments a = {};
-  a.embedding = (const Half *)t.embedding, a.final_norm = (const Half *)t.final_norm, a.head = (const Half *)t.head;
+  a.embedding = (const Half *)weights.embedding, a.final_norm = (const Half *)weights.final_norm;
+  a.head = (const Half *)weights.head;
   a.past = (Half *)t.past, a.past_rows = t.past_rows, a.rows = (Half *)t.rows;  // PURE reads `past` only
   a.cos_table = t.cos, a.sin_table = t.sin;
   a.hidden_in = w.hidden_in, a.hidden_mid = w.hidden_mid, a.qkv = w.qkv, a.mixed = w.mixed, a.peaks = w.peaks;
@@ -89,5 +106,6 @@ extern const spatiallm::DecodeStep VARIANT;
 const spatiallm::DecodeStep VARIANT = {
     {HIDDEN, INTERMEDIATE, LAYERS, HEADS, KV_HEADS, HEAD_DIM, VOCABULARY, QKV_BIAS, HALF_IS_BF16, EPSILON},
     sizeof(Workspace),
+    fits,
     launch,
 };

@@ -33,7 +33,7 @@ SOURCES = {
     "prefill": "prefill.stacked",
     "decode": "decode.stacked",
 }  # plan -> graph of the manifest
-PLUGIN = "decode.plugin"  # the graph of a decode plan that needs our plugin library
+PLUGINS = {"prefill": "prefill.plugin", "decode": "decode.plugin"}  # plan that needs our plugin library -> graph
 
 
 def source_of(plan: str, *, plugins: bool) -> str:
@@ -41,7 +41,7 @@ def source_of(plan: str, *, plugins: bool) -> str:
     graph, _, number = plan.partition(".")
     if number:
         return segment_name(graph, int(number))
-    return PLUGIN if plugins and plan == "decode" else SOURCES[plan]
+    return PLUGINS.get(plan, SOURCES[plan]) if plugins else SOURCES[plan]
 
 
 def segment_name(graph: str, number: int) -> str:
@@ -141,7 +141,7 @@ def misfit(record: EngineRecord, bundle: Bundle, gpu: Gpu, tensorrt: str) -> str
         return f"built for compute capability {record.compute_capability}, but this GPU has {gpu.compute_capability}"
     if record.precision != bundle.manifest.precision:
         return f"built in {record.precision}, but the bundle is in {bundle.manifest.precision}"
-    plans = plan_names(record.language_model, count_segments(bundle.manifest), plugins="decode" in record.plans)
+    plans = plan_names(record.language_model, count_segments(bundle.manifest))
     for graph in plans:
         if graph not in record.plans:
             return f"the plan of {graph} is missing"

@@ -24,14 +24,13 @@ ENGINES = "engines"  # folder of a bundle
 SHARED, SEPARATE, SEGMENTED = LAYOUTS = ("shared", "separate", "segmented")
 
 
-def plan_names(layout: str, segments: int = 0, *, plugins: bool = False) -> tuple[str, ...]:
-    """The plans of a layout. A decode engine with our plugin is never in segments."""
+def plan_names(layout: str, segments: int = 0) -> tuple[str, ...]:
+    """The plans of a layout."""
     if layout == SHARED:
         return "encoder", "language_model"
     if layout == SEPARATE:
         return "encoder", "prefill", "decode"
-    decode = ("decode",) if plugins else segments_of("decode", segments)
-    return "encoder", *segments_of("prefill", segments), *decode
+    return "encoder", *segments_of("prefill", segments), *segments_of("decode", segments)
 
 
 def segments_of(graph: str, count: int) -> tuple[str, ...]:

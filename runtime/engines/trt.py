@@ -10,17 +10,18 @@ import numpy as np
 import tensorrt as trt
 
 from plugins.library import BUILD, library_path
-from runtime.bundle import Bundle
+from runtime.bundle import WEIGHTS, Bundle
 from runtime.engines import trt_compat as compat
 from runtime.engines.contract import Engine, Tensor
 from runtime.engines.cuda.gpu import read_gpu
 from runtime.engines.cuda.library import OutOfDeviceMemory
-from runtime.engines.cuda.memory import CudaMemory
+from runtime.engines.cuda.memory import CudaMemory, DeviceTensor
 from runtime.engines.cuda.steps import CudaSteps
-from runtime.engines.plans import Plans, find_plans
+from runtime.engines.plans import Plans, find_plans, source_of
 from runtime.engines.record import rebuild
 from runtime.engines.trt_engine import TrtEngine, input_shapes, view_of
 from runtime.engines.trt_segments import SegmentedEngine
+from runtime.engines.trt_weights import DeviceWeights
 from runtime.errors import EngineError
 
 
@@ -66,22 +67,27 @@ class TrtBackend(CudaMemory):
         self.messages = compat.Messages()
         self._runtime = trt.Runtime(self.messages)
         self._verify = verify
+        self._weights = DeviceWeights(self, verify=verify)
         self._engines: list[TrtEngine | SegmentedEngine] = []
         self._plans: dict[str, Any] = {}  # by digest
 
     def load(self, bundle: Bundle, graph: str) -> Engine:
         """Deserialize a plan and, for decode, try one step. Raises EngineError with what to do."""
         plans = find_plans(bundle, self.gpu, compat.version())
-        parts = [self._part(graph, plan, plans) for plan in plans.record.plans_of(graph)]
+        parts = [self._part(bundle, graph, plan, plans) for plan in plans.record.plans_of(graph)]
         loaded = parts[0] if len(parts) == 1 else SegmentedEngine(graph, parts, self)
         self._engines.append(loaded)
         if graph == "decode":
             self._try(loaded, plans)
         return loaded
 
-    def _part(self, graph: str, plan: str, plans: Plans) -> TrtEngine:
-        view = view_of(plans.record.language_model, graph, plan)
-        return TrtEngine(graph, view, self._plan(plans, plan), plans.record.plans[plan], self)
+    def _part(self, bundle: Bundle, graph: str, plan: str, plans: Plans) -> TrtEngine:
+        view, engine, record = view_of(plans.record.language_model, graph, plan), self._plan(plans, plan), plans.record
+        held: dict[str, DeviceTensor] = {}
+        if (shape := input_shapes(engine).get(WEIGHTS)) is not None:
+            source, dtype = source_of(plan, plugins=True), compat.dtype_name(engine.get_tensor_dtype(WEIGHTS))
+            held[WEIGHTS] = self._weights.of(bundle, source, dtype, shape[0])
+        return TrtEngine(graph, view, engine, record.plans[plan], self, held)
 
     def _plan(self, plans: Plans, name: str) -> Any:
         """A deserialized plan, one for all its views. Raises EngineError."""
@@ -125,6 +131,7 @@ class TrtBackend(CudaMemory):
             engine.close()
         self._engines.clear()
         self._plans.clear()
+        self._weights.close()
         self.steps.close()
         del self.scratch, self._runtime
 

@@ -76,18 +76,28 @@ def input_shapes(engine: Any) -> dict[str, Shape]:
 class TrtEngine:
     """A view of a plan, with its execution contexts."""
 
-    def __init__(self, name: str, view: View, engine: Any, record: PlanRecord, backend: TrtBackend) -> None:
-        self.name, self.view = name, view
+    def __init__(
+        self,
+        name: str,
+        view: View,
+        engine: Any,
+        record: PlanRecord,
+        backend: TrtBackend,
+        held: Mapping[str, DeviceTensor] | None = None,
+    ) -> None:
+        """`held` are inputs of the plan that stay as they are and that nobody feeds, such as weights."""
+        self.name, self.view, self._held = name, view, dict(held or {})
         self._engine, self._record, self._backend = engine, record, backend
         self._profile = list(record.profiles).index(self.view.profile)
         self._contexts: dict[tuple[Shape, ...] | None, tuple[Any, int]] = {}  # with the scratch address each was given
         self._filled: dict[tuple[str, Shape], Tensor] = {}
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
-        self._plan_inputs = list(input_shapes(engine))
+        inputs = input_shapes(engine)
+        self._plan_inputs = [name for name in inputs if name not in self._held]
         self._ranges = {name: self._range(name) for name in self._plan_inputs}
         fed = [name for name in self._plan_inputs if name not in self.view.fills]
         self.inputs = {self._feed(name): self._spec(name, self._feed(name)) for name in fed}
-        self.outputs = {name: self._spec(name, name) for name in names if name not in self._plan_inputs}
+        self.outputs = {name: self._spec(name, name) for name in names if name not in inputs}
         self.limits = self._limits(fed)
 
     @property
@@ -107,7 +117,7 @@ class TrtEngine:
                     f"{self.name}: {name!r} is {list(shapes[name])}, but has room for {list(tensor.shape)}."
                 )
         results = {name: given.get(name) or self._fresh(name, shape) for name, shape in shapes.items()}
-        for name, tensor in (*bound.items(), *results.items()):
+        for name, tensor in (*bound.items(), *self._held.items(), *results.items()):
             context.set_tensor_address(name, on_device(tensor).address)
         if not context.execute_async_v3(self._backend.stream):
             raise EngineError(f"{self.name}: TensorRT could not run it{self._backend.messages.last()}.")
@@ -121,6 +131,7 @@ class TrtEngine:
     def close(self) -> None:
         self._contexts.clear()
         self._filled.clear()
+        self._held.clear()
         self._engine = None
 
     def _feed(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""Engines whose decode is one node of the plugin library: what builds, runs, and is refused."""
+"""Engines whose prefill and decode are one node each of the plugin library: what builds, runs, and is refused."""
 
 from __future__ import annotations
 
@@ -7,20 +7,22 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from export.bundle import ExportOptions, write_bundle
 from export.checkpoint import open_checkpoint
-from export.engines.plugins import decode_step_sizes
+from export.engines.plugins import model_sizes
 from plugins.decode_step.models import QWEN
 from plugins.library import VARIABLE, VERSION
-from runtime.bundle import Bundle
+from runtime.bundle import WEIGHTS, Bundle
 from runtime.engines import choose
-from runtime.engines.plans import PLUGIN
+from runtime.engines.plans import PLUGINS
 from runtime.engines.record import EngineRecord
-from runtime.errors import EngineError
-from runtime.manifest import Manifest
+from runtime.errors import BundleError, EngineError
+from runtime.manifest import FileRecord, Manifest
 from runtime.pipeline import Pipeline
 from tests.engines.built import CLOUDS, VERSIONS, run, tokens_of
 from tests.fake_gpu_fixture import FakeGpu
@@ -46,15 +48,18 @@ class Site:
         self._start, self._folder, self._patch = start, folder, monkeypatch
         self.bundle = Path(shutil.copytree(bundle, folder / "bundle"))
         self.make("library.so", None)
-        manifest = Manifest.read(self.bundle)
-        self.sizes = decode_step_sizes(manifest.language_model, manifest.precision)
+        self.sizes = model_sizes(self.manifest.language_model, self.manifest.precision)
 
-    def make(self, name: str, tensorrt: str | None, version: int = VERSION) -> None:
+    @property
+    def manifest(self) -> Manifest:
+        return Manifest.read(self.bundle)
+
+    def make(self, name: str, tensorrt: str | None, version: int = VERSION, **more: Any) -> None:
         """Use another library: each has a path of its own, since a process keeps what it has loaded."""
         self.library = self._folder / name
         self._patch.setenv(VARIABLE, str(self.library))
         if tensorrt is not None:
-            make_library(self.library, self.sizes, tensorrt, version)
+            make_library(self.library, more.pop("sizes", self.sizes), tensorrt, version, **more)
 
     def begin(self, version: str = "10.16.1") -> FakeGpu:
         """Start a TensorRT anew, with a library made for it."""
@@ -70,12 +75,23 @@ class Site:
         return main(["--bundle", str(self.bundle), *LIMITS, *more])
 
     @property
-    def record(self) -> EngineRecord:
+    def folder(self) -> Path:
         (folder,) = (self.bundle / "engines").iterdir()
-        return EngineRecord.read(folder)
+        return folder
+
+    @property
+    def record(self) -> EngineRecord:
+        return EngineRecord.read(self.folder)
+
+    @property
+    def weights(self) -> Path:
+        return self.bundle / self.manifest.weights["decode"]
+
+    def load(self, backend: str = "tensorrt", **more: Any) -> Pipeline:
+        return Pipeline.load(self.bundle, backend=backend, **more)
 
     def tokens(self, backend: str = "tensorrt") -> list[tuple[int, ...]]:
-        with Pipeline.load(self.bundle, backend=backend, threads=1) as pipeline:
+        with self.load(backend, threads=1) as pipeline:
             return [tokens_of(run(pipeline, [cloud], tokens=20))[0] for cloud in CLOUDS[:2]]
 
 
@@ -88,58 +104,155 @@ def note(bundle: Bundle) -> str:
     return choose(bundle).note or ""
 
 
-def test_beside_prefill_in_segments(site: Site) -> None:
-    site.begin("8.6.0")
-    assert site.build() == 0
-    assert list(site.record.plans) == [
-        "encoder",
-        *(f"{graph}.{n}" for graph in ("prefill", "decode") for n in range(3)),
-    ]
-    portable = site.tokens()
-    assert site.build("--plugins", "--graphs", "decode") == 0
-    assert list(site.record.plans) == ["encoder", "prefill.0", "prefill.1", "prefill.2", "decode"]
-    assert site.tokens() == portable
-
-
 @pytest.mark.parametrize("version", VERSIONS)
 def test_the_same_tokens_with_and_without(site: Site, version: str) -> None:
     gpu = site.begin(version)
     assert site.build("--language_model", "separate") == 0
     assert {plan.plugins for plan in site.record.plans.values()} == {0}
-    portable = site.tokens()
-    assert site.build("--plugins", "--graphs", "decode") == 0
-    plans, manifest = site.record.plans, Manifest.read(site.bundle)
-    assert {name: plan.plugins for name, plan in plans.items()} == {"encoder": 0, "prefill": 0, "decode": VERSION}
-    assert plans["decode"].source == manifest.graphs[PLUGIN]
-    assert plans["decode"].source_sha256 == manifest.files[manifest.graphs[PLUGIN]].sha256
-    assert plans["decode"].inputs.keys() == {"input_ids", "cos", "sin", "past_length", "past"}
+    portable, bytes_before = site.tokens(), site.record.plans["decode"].bytes
+    assert site.build("--plugins") == 0
+    plans, manifest = site.record.plans, site.manifest
+    assert {name: plan.plugins for name, plan in plans.items()} == {"encoder": 0, "prefill": VERSION, "decode": VERSION}
+    values = str(site.weights.stat().st_size // 2)
+    for graph, name in PLUGINS.items():
+        assert plans[graph].source == manifest.graphs[name]
+        assert plans[graph].source_sha256 == manifest.files[manifest.graphs[name]].sha256
+        assert plans[graph].weights_sha256 == manifest.files[site.weights.name].sha256
+        assert plans[graph].inputs[WEIGHTS] == (values,)
+        assert plans[graph].bytes < bytes_before / 4, "no weights in it"
+    assert plans["decode"].inputs.keys() == {"input_ids", "cos", "sin", "past_length", "past", WEIGHTS}
     assert plans["decode"].profiles == {"decode": {"B": (1, 1, 1), "T": (1, 1, 1), "M": (512, 1024, 1024)}}
     before = gpu.device.counts["launch:next_tokens"]
     assert site.tokens() == portable == site.tokens("onnxruntime")
     assert gpu.device.counts["launch:next_tokens"] > before, "the loop on the device knows no difference"
 
 
+def test_before_tensorrt_9_they_take_the_place_of_segments(site: Site) -> None:
+    site.begin("8.6.0")
+    assert site.build() == 0
+    parts = [f"{graph}.{n}" for graph in ("prefill", "decode") for n in range(3)]
+    assert list(site.record.plans) == ["encoder", *parts]
+    encoder, portable = site.record.plans["encoder"], site.tokens()
+    assert site.build("--plugins", "--graphs", "prefill", "decode") == 0
+    assert list(site.record.plans) == ["encoder", "prefill", "decode"]
+    assert site.record.plans["encoder"] == encoder
+    assert site.tokens() == portable
+
+
+def test_engines_of_both_kinds_do_not_go_together(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.begin()
+    assert site.build("--language_model", "separate") == 0
+    assert site.build("--plugins", "--graphs", "decode") == 2
+    assert "the prefill engine there was built from another graph. Build all graphs" in capsys.readouterr().err
+
+
+def test_a_batch(site: Site) -> None:
+    site.begin()
+    assert site.build("--language_model", "separate", "--max_batch", "3") == 0
+    with site.load() as pipeline:
+        portable = tokens_of(run(pipeline, CLOUDS, tokens=20))
+    assert site.build("--plugins", "--max_batch", "3") == 0
+    with site.load() as pipeline:
+        assert tokens_of(run(pipeline, CLOUDS, tokens=20)) == portable
+
+
+def test_the_weights_are_on_the_device_once(site: Site) -> None:
+    gpu = site.begin()
+    assert site.build("--plugins") == 0
+    size = site.weights.stat().st_size
+    before, copies = gpu.device.bytes_allocated(0), gpu.device.counts["HostToDevice"]
+    with site.load(cuda_graphs=False) as pipeline:
+        backend: Any = pipeline.engines.backend
+        (tensor,) = backend._weights._tensors.values()
+        held = [pipeline.engines.prefill._held[WEIGHTS], pipeline.engines.decode._held[WEIGHTS]]
+        assert held == [tensor, tensor] and tensor.bytes == size and tensor.dtype == "float16"
+        assert np.array_equal(backend.download(tensor).view(np.uint8), np.fromfile(site.weights, np.uint8))
+        for engine in (pipeline.engines.prefill, pipeline.engines.decode):
+            assert WEIGHTS not in engine.inputs and WEIGHTS not in engine.outputs and WEIGHTS not in engine.limits
+        assert backend.load(pipeline.bundle, "decode")._held[WEIGHTS] is tensor, "a later load finds it there"
+        run(pipeline, tokens=5)
+        assert list(backend._weights._tensors.values()) == [tensor]
+        del tensor, held
+    assert gpu.device.counts["HostToDevice"] > copies
+    assert gpu.device.bytes_allocated(0) == before, "and gone with the back end"
+
+
+def test_loading_and_closing_ten_times_leaves_memory_as_it_was(site: Site) -> None:
+    gpu = site.begin()
+    assert site.build("--plugins") == 0
+    tokens = site.tokens()
+    for _ in range(10):
+        with site.load() as pipeline:
+            assert tokens_of(run(pipeline, CLOUDS[:1], tokens=20)) == tokens[:1]
+        assert gpu.device.bytes_allocated(0) == gpu.device.bytes_allocated(None) == 0
+
+
+def test_large_files_go_to_the_device_in_pieces(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.begin()
+    assert site.build("--plugins") == 0
+    tokens = site.tokens()
+    monkeypatch.setattr("runtime.engines.trt_weights.PIECE", 1000)
+    assert site.tokens() == tokens
+
+
+def test_a_weight_file_that_was_altered(site: Site) -> None:
+    site.begin()
+    assert site.build("--plugins") == 0
+    data = bytearray(site.weights.read_bytes())
+    data[-1] ^= 1
+    site.weights.write_bytes(data)
+    with pytest.raises(BundleError, match=rf"{site.weights.name}: its SHA-256 is not the manifest's; it was altered"):
+        site.load()
+    site.load(verify=False).close()
+
+
+def test_a_weight_file_of_another_size(site: Site) -> None:
+    """The manifest and the record may be of that file; the plan is not."""
+    site.begin()
+    assert site.build("--plugins") == 0
+    with site.weights.open("ab") as file:
+        file.write(bytes(4))
+    manifest, size = site.manifest, site.weights.stat().st_size
+    record = FileRecord(bytes=size, sha256=manifest.files[site.weights.name].sha256)
+    dataclasses.replace(manifest, files={**manifest.files, site.weights.name: record}).write(site.bundle)
+    with pytest.raises(
+        BundleError, match=rf"has {size:,} bytes, but the engine of prefill\.plugin was built for {size - 4:,}\."
+    ):
+        site.load(verify=False)
+
+
+def test_a_gpu_that_has_no_room_for_the_weights(site: Site) -> None:
+    gpu = site.begin()
+    assert site.build("--plugins") == 0
+    plans = site.record.plans
+    gpu.device.memory = plans["encoder"].bytes + plans["prefill"].bytes + site.weights.stat().st_size // 2
+    with pytest.raises(EngineError, match=rf"{site.weights.name}: the GPU has not the memory to load it \(0\.00 GB\)"):
+        site.load()
+    assert gpu.device.bytes_allocated(0) == 0
+    gpu.device.memory *= 2
+    site.load().close()
+
+
 def test_a_library_that_is_gone_or_old_is_a_sentence_and_the_portable_engines_go_on(site: Site) -> None:
     site.begin()
     assert site.build("--plugins") == 0
-    (folder,) = (site.bundle / "engines").iterdir()
     site.library.unlink()
     site.restart()
     bundle = Bundle.open(site.bundle)
     said = note(bundle)
     assert choose(bundle).backend == "onnxruntime"
-    assert f"decode was built with plugins, and the plugin library {site.library} is not there." in said
+    assert f"prefill was built with plugins, and the plugin library {site.library} is not there." in said
     assert f"Build it: make plugins. Build them: python -m export.build --bundle {site.bundle}" in said
     with pytest.raises(EngineError, match=r"is not there\. Build it: make plugins"):
-        Pipeline.load(site.bundle, backend="tensorrt")
+        site.load()
     site.make("old.so", "10.16.1", VERSION - 1)
     assert f"has version {VERSION - 1}, but {VERSION} is needed. Build it anew: make plugins" in note(bundle)
     site.make("again.so", "10.16.1")
     assert choose(bundle).backend == "tensorrt"
-    facts = json.loads((folder / "engine.json").read_text())
-    facts["plans"]["decode"]["plugins"] = VERSION + 1
-    (folder / "engine.json").write_text(json.dumps(facts))
-    assert f"decode was built with version {VERSION + 1} of the plugin library, but {VERSION} is here" in note(bundle)
+    facts = json.loads((site.folder / "engine.json").read_text())
+    facts["plans"]["decode"]["plugins"] = VERSION - 1
+    (site.folder / "engine.json").write_text(json.dumps(facts))
+    assert f"decode was built with version {VERSION - 1} of the plugin library, but {VERSION} is here" in note(bundle)
     assert site.build() == 0, "all anew, without the library"
     site.library.unlink()
     assert choose(bundle).backend == "tensorrt"
@@ -155,51 +268,74 @@ def test_a_library_that_tensorrt_does_not_take(site: Site, capsys: pytest.Captur
     assert site.build("--plugins") == 0
     site.restart(FAKE_GPU_FAULTS="plugins")
     with pytest.raises(
-        EngineError, match=r"decode\.plan: needs the plugin library .*, which TensorRT 10\.16\.1 does not"
+        EngineError, match=r"prefill\.plan: needs the plugin library .*, which TensorRT 10\.16\.1 does not"
     ):
-        Pipeline.load(site.bundle, backend="tensorrt")
+        site.load()
 
 
 def test_what_cannot_be_built_is_said_before_anything_is(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(*more: str) -> str:
         assert site.build("--plugins", *more) == 2
         assert not (site.bundle / "engines").exists()
-        return capsys.readouterr().err.removeprefix("python -m export.build: ")
+        return capsys.readouterr().err.removeprefix("python -m export.build: ").strip()
 
     site.begin()
-    assert refused("--language_model", "shared").startswith("--plugins replaces the decode engine")
-    assert refused("--max_batch", "2").startswith("--plugins decodes one scene at a time, but --max_batch is 2.")
+    for layout in ("shared", "segmented"):
+        assert refused("--language_model", layout) == (
+            "--plugins makes an engine for prefill and one for decode: it goes with --language_model separate alone, "
+            f"not with {layout}."
+        )
     assert refused("--hardware_compatible").startswith("--plugins is for one kind of GPU")
+    site.restart(FAKE_GPU_NAMES="Card@7.5")
+    assert refused().startswith("--plugins is for GPUs of compute capability 8.0 or more, but Card has 7.5.")
     site.restart(FAKE_GPU_NAMES="Card@8.9")
-    assert refused().startswith("--plugins is for GPUs of compute capability 9.0, but Card has 8.9.")
+    assert refused() == (
+        f"the plugin library {site.library} was built for sm_90, but Card is sm_89. Build it anew: make plugins "
+        "PLUGIN_OPTIONS='--architecture sm_89'"
+    )
     site.restart("8.6.0", FAKE_GPU_NAMES="Card@9.0")
     assert "was built with the headers of TensorRT 10, but 8.6.0 is installed" in refused()
     site.library.unlink()
     site.restart()
-    assert refused().strip() == (
+    assert refused() == (
         f"the plugin library {site.library} is not there. Build it: make plugins "
         "(or build the engines without --plugins)."
     )
 
 
-def test_a_library_without_the_models_kernel(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_the_decode_kernel_it_builds_and_says_that_it_is_slower(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def noted(*more: str) -> str:
+        from export.build import main
+
+        arguments = ["--bundle", str(site.bundle), *LIMITS[:-1], "--json", "--plugins", *more]
+        assert main(arguments) == 0
+        notes: list[str] = json.loads(capsys.readouterr().out)["notes"]
+        return " ".join(note for note in notes if "decode kernel" in note)
+
+    slower = "so a token of one scene takes the general kernels, which are slower"
+    site.begin()
+    assert noted() == ""
+    site.make("other.so", "10.16.1", sizes=QWEN)
     site.restart()
-    make_library(site.library, QWEN, "10.16.1")
-    assert site.build("--plugins") == 2
-    assert (
-        f"Build it anew with them: make plugins PLUGIN_OPTIONS='--sizes {site.sizes.text}'" in capsys.readouterr().err
-    )
+    assert noted().endswith(f"make plugins PLUGIN_OPTIONS='--sizes {site.sizes.text}'")
+    assert slower in noted()
+    site.make("older.so", "10.16.1", architectures="sm_80,sm_90")
+    site.restart(FAKE_GPU_NAMES="Card@8.9")
+    assert noted() == f"the decode kernel is for sm_90 alone, and Card is another GPU, {slower}"
 
 
 def test_bundles_that_have_no_such_graph(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site.begin()
-    manifest = Manifest.read(site.bundle)
+    manifest = site.manifest
     graphs, weights, files = dict(manifest.graphs), dict(manifest.weights), dict(manifest.files)
-    del files[graphs.pop(PLUGIN)], weights[PLUGIN]
+    for name in PLUGINS.values():
+        del files[graphs.pop(name)], weights[name]
     older = dataclasses.replace(manifest, graphs=graphs, weights=weights, files=files)
     older.write(site.bundle)
     assert site.build("--plugins") == 2
-    assert f"the bundle has no graph {PLUGIN!r}, for it was exported before" in capsys.readouterr().err
+    assert "the bundle has no graph 'prefill.plugin', for it was exported before" in capsys.readouterr().err
     dataclasses.replace(older, precision="fp32").write(site.bundle)
     assert site.build("--plugins") == 2
     assert "--plugins cannot run this bundle: the model is in fp32, but fp16 or bf16 was" in capsys.readouterr().err

@@ -1,7 +1,7 @@
-"""Decode in one kernel inside TensorRT, against TensorRT's own decode engine of the same bundle.
+"""Prefill and decode by our kernels inside TensorRT, against TensorRT's own engines of the same bundle.
 
 Needs bundles in half precision with engines of their own for prefill and decode, and the library of `make plugins`.
-The decode engine is built here, in a copy of the bundle.
+The engines with the plugins are built here, in a copy of the bundle.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from export.engines.plugins import find_plugins
 from plugins.library import library_path
 from runtime.bundle import Bundle
 from runtime.engines.cuda.gpu import Gpu
-from runtime.engines.plans import PLUGIN, find_plans
+from runtime.engines.plans import PLUGINS, find_plans
 from runtime.engines.record import SHARED
 from runtime.pipeline import Pipeline
 from tests.compare import EXACT, assert_close
@@ -32,7 +32,7 @@ TOKENS = 256
 
 @pytest.fixture(scope="session")
 def folder(case: Case, gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the bundle whose decode engine is the plugin's."""
+    """A copy of the bundle whose prefill and decode engines are the plugins'."""
     if importlib.util.find_spec("tensorrt") is None:
         pytest.skip("tensorrt is not installed")
     import tensorrt
@@ -40,20 +40,19 @@ def folder(case: Case, gpu: Gpu, tmp_path_factory: pytest.TempPathFactory) -> Pa
     from export.build import main
 
     bundle, version = Bundle.open(case.folder, verify=False), str(tensorrt.__version__)
-    if PLUGIN not in bundle.manifest.graphs:
-        pytest.skip(f"{case.folder.name} has no graph for the plugin")
+    if not bundle.manifest.graphs.keys() >= set(PLUGINS.values()):
+        pytest.skip(f"{case.folder.name} has no graphs for the plugins")
     if gpu.compute_capability != "9.0":
         pytest.skip(f"the plugin is compiled for compute capability 9.0, and this GPU has {gpu.compute_capability}")
     if not library_path().is_file():
         pytest.skip(f"{library_path()} is not built: make plugins")
-    find_plugins(
-        bundle.manifest, version, gpu
-    )  # a library that is there but does not fit is a failure, no reason to skip
+    find_plugins(version, gpu)  # a library that is there but does not fit is a failure, no reason to skip
     if find_plans(bundle, gpu, version).record.language_model == SHARED:
         pytest.skip(f"{case.folder.name} has one engine for prefill and decode")
     copy = Path(shutil.copytree(case.folder, tmp_path_factory.mktemp("plugins") / case.folder.name))
-    assert main(["--bundle", str(copy), "--graphs", "decode", "--plugins"]) == 0
-    assert find_plans(Bundle.open(copy, verify=False), gpu, version).record.plans["decode"].plugins
+    assert main(["--bundle", str(copy), "--graphs", "prefill", "decode", "--plugins"]) == 0
+    plans = find_plans(Bundle.open(copy, verify=False), gpu, version).record.plans
+    assert plans["prefill"].plugins and plans["decode"].plugins
     return copy
 
 

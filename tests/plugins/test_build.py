@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from plugins.build import USUAL, main
+from plugins.build import HERE, USUAL, main
 from plugins.decode_step.models import LLAMA, QWEN
 from plugins.decode_step.sizes import Sizes, misfit
-from plugins.library import VARIABLE, VERSION, LibraryError, open_library
+from plugins.library import VARIABLE, VERSION, Library, LibraryError, open_library
 from tests.plugins.small import QWEN as SMALL
 
 COMPILER = """#!/bin/sh
@@ -46,12 +46,17 @@ def test_a_dry_run_prints_the_commands_and_runs_none(tools: Path, capsys: pytest
     output = tools / "out" / "library.so"
     assert main(["--dry_run", "--output", str(output), "--sizes", SMALL.text, "--v2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    kernels = [line for line in lines if ".cu -o" in line]
+    kernels = [line for line in lines if "/decode_step_" in line and ".cu -o" in line]
     assert len(kernels) == 5, "two models in two precisions, and one more"
     assert all(line.startswith(f"{tools}/nvcc ") and "-arch=sm_90" in line for line in kernels)
-    assert [line for line in lines if "plugin_v3.cpp" in line and f"-I{tools} " in line and "PLUGINS_V2" in line]
-    assert lines[-1].startswith(f"{tools}/nvcc -shared -cudart static ") and lines[-1].endswith(str(output))
-    assert "nvinfer" not in lines[-1], "the library links nothing of TensorRT"
+    general = [line for line in lines if f"{HERE}/" in line and ".cu -o" in line]
+    assert len(general) == len(list((HERE / "language_model").glob("*.cu"))) + 1
+    assert all("code=sm_90 " in line and "code=compute_90 " in line for line in general)
+    (shell,) = (line for line in lines if "library.cpp" in line)
+    assert f"-I{tools} " in shell and "PLUGINS_V2" in shell and f"PLUGINS_VERSION={VERSION}" in shell
+    assert len({line.split(" -o ")[1] for line in lines}) == len(lines), "every object has a name of its own"
+    assert lines[-1].startswith(f"{tools}/nvcc -shared -cudart static ") and lines[-1].endswith(f"-ldl -o {output}")
+    assert "nvinfer" not in lines[-1] and "cublas" not in lines[-1], "the library links nothing of TensorRT or cuBLAS"
     assert not output.parent.exists()
 
 
@@ -61,15 +66,16 @@ def test_every_part_is_compiled_and_the_library_replaced_as_a_whole(
     output = tools / "out" / "library.so"
     assert main(["--only", "--output", str(output), "--sizes", SMALL.text]) == 0
     before = output.read_text()
-    assert all(name in before for name in ("decode_step_0.o", "decode_steps.o", "plugin_v2.o", "library.o"))
+    names = ("decode_step_0.o", "decode_steps.o", "decode_step_plugin.o", "language_model_plugin.o", "library.o")
+    assert all(name in before for name in names)
     kernel = (output.parent / "objects" / "decode_step_0.cu").read_text()
     assert kernel.startswith("#define VARIANT decode_step_0\n#define HIDDEN 256\n") and "#define PURE 1\n" in kernel
     table = (output.parent / "objects" / "decode_steps.cpp").read_text()
     assert "decode_steps[] = {&decode_step_0, nullptr};" in table
-    assert "[1/7]" in capsys.readouterr().err
-    (tools / "nvcc").write_text(COMPILER.format(fault="plugin_v2"))
+    assert f"[1/{before.count('.o ') + 1}]" in capsys.readouterr().err
+    (tools / "nvcc").write_text(COMPILER.format(fault="facts"))
     said = refused(capsys, "--only", "--output", str(output), "--sizes", SMALL.text).split("\n")
-    assert "the compiler has failed: a.cpp(3): error: no such name" in said[-2] and "plugin_v2.cpp" in said[-1]
+    assert "the compiler has failed: a.cpp(3): error: no such name" in said[-2] and "facts.cpp" in said[-1]
     assert output.read_text() == before
 
 
@@ -92,9 +98,13 @@ def test_what_is_missing_is_named(
 
 @pytest.mark.usefixtures("tools")
 def test_what_cannot_be_compiled_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    said = refused(capsys, "--dry_run", "--architecture", "sm_80")
-    assert said.startswith("--architecture is 'sm_80', but the decode kernel is for sm_90: it needs bulk copies")
-    assert "give --sizes" in refused(capsys, "--dry_run", "--only")
+    for kind in ("sm_75", "sm_90,", "hopper", "sm_80 sm_90"):
+        said = refused(capsys, "--dry_run", "--architecture", kind)
+        assert said.startswith(
+            f"--architecture is {kind!r}, but sm_80 or newer ones, separated by commas, were expected."
+        )
+    said = refused(capsys, "--dry_run", "--architecture", "sm_80", "--sizes", SMALL.text)
+    assert said == "--sizes is about the decode kernel, which is for sm_90 alone."
     assert "as name=number" in refused(capsys, "--dry_run", "--sizes", "hidden=3")
     assert "as name=number" in refused(capsys, "--dry_run", "--sizes", SMALL.text + ",hidden=3")
     said = refused(capsys, "--dry_run", "--sizes", SMALL.text.replace("layers=2", "layers=many"))
@@ -103,6 +113,31 @@ def test_what_cannot_be_compiled_is_refused(capsys: pytest.CaptureFixture[str]) 
     assert said == (
         "--sizes: the decode kernel cannot be compiled for this model: heads have 80 channels, but 64 were expected."
     )
+
+
+def test_other_gpus_get_the_general_kernels_alone(tools: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tools / "out" / "library.so"
+    assert main(["--output", str(output), "--architecture", "sm_89,sm_80"]) == 0
+    objects = output.parent / "objects"
+    assert "decode_steps[] = {nullptr};" in (objects / "decode_steps.cpp").read_text()
+    said = (objects / "shell_mask.o").read_text()
+    kinds = ("arch=compute_80,code=sm_80 ", "arch=compute_89,code=sm_89 ", "arch=compute_89,code=compute_89 ")
+    assert all(kind in said for kind in kinds)
+    assert '-DSPATIALLM_PLUGINS_ARCHITECTURES="sm_80,sm_89"' in (objects / "library.o").read_text()
+    assert "library.so" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("built", "runs", "refuses"),
+    [
+        ("sm_90", ("9.0", "10.0", "12.0"), ("8.0", "8.9")),
+        ("sm_80,sm_90", ("8.0", "8.6", "8.9", "9.0", "10.0"), ("7.5",)),
+        ("sm_89", ("8.9", "9.0"), ("8.0", "8.6")),
+    ],
+)
+def test_which_gpus_a_library_is_for(built: str, runs: tuple[str, ...], refuses: tuple[str, ...]) -> None:
+    library = Library(Path("library.so"), VERSION, 10, tuple(built.split(",")), ())
+    assert all(map(library.runs_on, runs)) and not any(map(library.runs_on, refuses))
 
 
 @pytest.mark.parametrize("sizes", [QWEN, LLAMA, SMALL])
@@ -149,7 +184,7 @@ def test_the_library_tells_what_it_is(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv(VARIABLE, str(output))
     major = next(str(n) for n in (8, 9, 10, 11) if _opens(str(n)))
     library = open_library(f"{major}.0.0")
-    assert (library.version, library.tensorrt) == (VERSION, int(major))
+    assert (library.version, library.tensorrt, library.architectures) == (VERSION, int(major), ("sm_90",))
     assert library.has_decode_step(SMALL) and not library.has_decode_step(QWEN)
     with pytest.raises(LibraryError, match=r"built with the headers of TensorRT \d+, but 7\.0 is installed"):
         open_library("7.0")

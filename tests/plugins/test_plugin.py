@@ -1,4 +1,4 @@
-"""The TensorRT side of the plugin on the CPU, over TensorRT's own headers and a kernel that notes what it is given."""
+"""The TensorRT side of the nodes on the CPU, over TensorRT's own headers and kernels that note what they are given."""
 
 from __future__ import annotations
 
@@ -23,23 +23,36 @@ pytestmark = pytest.mark.skipif(
 def test_every_tensor_reaches_its_place_and_wrong_ones_are_refused(bias: bool, tied: bool, tmp_path: Path) -> None:
     program = tmp_path / "drive"
     options = ["-std=c++17", "-Wno-deprecated-declarations", "-DSPATIALLM_PLUGINS_VERSION=1", f"-I{HERE}"]
-    options += [f"-DBIAS={bias:d}", f"-DTIED={tied:d}", "-isystem", str(HEADERS), "-isystem", str(CUDA)]
+    options += [f"-DBIAS={bias:d}", f"-DTIED={tied:d}", '-DSPATIALLM_PLUGINS_ARCHITECTURES="sm_90"']
+    options += ["-isystem", str(HEADERS), "-isystem", str(CUDA)]
     sources = [str(Path(__file__).with_name("drive_plugin.cpp")), *(str(HERE / name) for name in SHELL)]
     subprocess.run(["g++", *options, *sources, "-o", str(program)], check=True)
     printed = subprocess.run([program], check=True, capture_output=True, text=True).stdout
-    next_place = iter(range(7 if tied else 8, 100))
-    layers = [-1 if kind == 2 and not bias else next(next_place) for _ in range(2) for kind in range(7)]
-    logits = next(next_place)
-    head = 5 if tied else 7
+    offsets = [1, 2, 1 if tied else 3, *range(4, 18)]
+    places = [1000 + 16 * offset for offset in offsets]
+    if not bias:
+        places[5] = places[12] = -1
+    weights = f"weights {' '.join(map(str, places))}"
+    none = "-1 -1 -1 -1"  # of points: embeddings, mask, angles
     assert printed.splitlines() == [
-        "read 1",
-        "read without epsilon 0",
-        "read another model 0",
-        "inputs 1",
-        "supports 1 0 0 0",
-        "any prefix 1",
-        "run 0",
-        f"given 0 1 2 3 4 5 6 {head} {logits} {logits + 1} rows 512 layers {' '.join(map(str, layers))}",
-        "two tokens 1",
-        "fields come back 1",
+        "decode: read 1 without epsilon 0 without offsets 0 without causal 1 few 0 none 0 misfit 0 checked 1",
+        "supports 1 1 0 0 0 others 0",
+        "one token 0: 0 1 2 3 4 100 101 4096 past 512",
+        weights,
+        f"too small a device 0 general 1 1 512 causal 1 all 1: 0 {none} 1 2 -1 3 4 100 101 4096",
+        f"a batch 0 general 3 2 512 causal 1 all 1: 0 {none} 1 2 -1 3 4 100 101 4096",
+        weights,
+        "another model 0 kernel 0 general 1",
+        "refused 5 of 5, a short file 1",
+        "workspace 3025121 0",
+        "facts come back 1",
+        "prefill: read 1 without epsilon 0 without offsets 0 without causal 0 few 0 none 0 misfit 0 checked 1",
+        "supports 1 1 0 0 0 others 0",
+        f"a prompt 0 general 3 100 0 causal 1 all 0: 0 1 4096 3 4 5 6 7 -1 -1 100 101 {4096 + 512}",
+        weights,
+        "narrowed 300 full 0 causal 0",
+        "refused 8 of 8, a short file 1",
+        "workspace 4000512",
+        "facts come back 1",
+        "ends 1 0",
     ]

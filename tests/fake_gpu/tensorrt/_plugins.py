@@ -1,4 +1,4 @@
-"""Plugins of the fake: a library that is loaded brings the decode step, which onnx's reference evaluator computes."""
+"""Plugins of the fake: a library that is loaded brings our nodes, which onnx's reference evaluator computes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from fake_device import device
 
 from tensorrt._common import Native, native
 
-NAME = "SpatialLMDecodeStep"
+NAMES = ("SpatialLMDecodeStep", "SpatialLMPrefill")
 _loaded: list[str] = []
 
 
 def has(name: str) -> bool:
-    return name == NAME and bool(_loaded)
+    return name in NAMES and bool(_loaded)
 
 
 @native
@@ -37,6 +37,6 @@ def session(path: str) -> Any:
     import onnx
     from onnx.reference import ReferenceEvaluator
 
-    from tests.passes.decode_step_op import SpatialLMDecodeStep
+    from tests.passes.plugin_ops import OPERATORS
 
-    return ReferenceEvaluator(onnx.load(path), new_ops=[SpatialLMDecodeStep])
+    return ReferenceEvaluator(onnx.load(path), new_ops=OPERATORS)

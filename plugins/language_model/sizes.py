@@ -1,0 +1,40 @@
+"""What the general kernels ask of a model, and how large its tensors are: launch.cpp and shell/facts.cpp in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from plugins.decode_step.sizes import Sizes
+
+HEAD_DIM, MAX_LAYERS, MAX_HIDDEN, EIGHT = 64, 64, 4096, 8
+MOST_VALUES = 2**31 - 1  # of a tensor, in TensorRT 8.6; the weight file is one
+OFFSET_BYTES = 16  # the unit of offsets into it
+FIRST_TENSORS = ("embedding", "final_norm", "head")  # then those of each layer (arguments.py)
+
+
+def misfit(sizes: Sizes) -> str | None:
+    """Why the kernels cannot run a model, or None."""
+    checks = {
+        f"heads have {sizes.head_dim} channels, but {HEAD_DIM} were expected": sizes.head_dim == HEAD_DIM,
+        f"{sizes.heads} query heads share {sizes.kv_heads} key heads, but a multiple of these was expected": (
+            sizes.kv_heads >= 1 and sizes.heads >= 1 and sizes.heads % sizes.kv_heads == 0
+        ),
+        f"the hidden state has {sizes.hidden} channels, but a multiple of {EIGHT} up to {MAX_HIDDEN} was expected": (
+            EIGHT <= sizes.hidden <= MAX_HIDDEN and sizes.hidden % EIGHT == 0
+        ),
+        f"the inner size is {sizes.intermediate}, but a multiple of {EIGHT} was expected": (
+            sizes.intermediate >= EIGHT and sizes.intermediate % EIGHT == 0
+        ),
+        f"there are {sizes.layers} layers, but 1 to {MAX_LAYERS} were expected": 1 <= sizes.layers <= MAX_LAYERS,
+    }
+    return next((reason for reason, holds in checks.items() if not holds), None)
+
+
+def tensor_values(sizes: Sizes) -> Iterator[int]:
+    """How many values each tensor has, in the order of the offsets; 0 for a qkv_bias that is not there."""
+    hidden, queries = sizes.hidden, sizes.heads * sizes.head_dim
+    yield from (sizes.vocabulary * hidden, hidden, sizes.vocabulary * hidden)
+    bias = sizes.qkv_rows if sizes.qkv_bias else 0
+    layer = (hidden, sizes.qkv_rows * hidden, bias, hidden * queries, hidden)
+    for _ in range(sizes.layers):
+        yield from (*layer, 2 * hidden * sizes.intermediate, hidden * sizes.intermediate)
