@@ -75,7 +75,7 @@ SHOWN size_t spatiallm_plugins_language_model_workspace(ModelSizes const *sizes,
 
 SHOWN int spatiallm_plugins_language_model(ModelSizes const *sizes, LanguageModelTensors const *tensors, void *workspace,
                                            void *stream, char *why, size_t why_bytes) {
-  return language_model_run(*sizes, *tensors, workspace, static_cast<cudaStream_t>(stream), why, why_bytes);
+  return language_model_run(*sizes, *tensors, workspace, static_cast<cudaStream_t>(stream), nullptr, why, why_bytes);
 }
 
 SHOWN void setLoggerFinder(ILoggerFinder *given) { finder = given; }

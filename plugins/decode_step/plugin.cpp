@@ -2,8 +2,6 @@
 
 #include <algorithm>
 
-#include "../language_model/launch.h"
-
 using namespace nvinfer1;
 
 namespace spatiallm {
@@ -30,7 +28,7 @@ int run_in_one_kernel(DecodeStep const &step, ModelWeights const &weights, int p
   return error == cudaSuccess ? 0 : 1;
 }
 
-int run_in_general(ModelSizes const &sizes, ModelWeights const &weights, Extents const &extents,
+int run_in_general(ModelSizes const &sizes, ModelWeights const &weights, Extents const &extents, Graphs *graphs,
                    void const *const *inputs, void *const *outputs, void *workspace, cudaStream_t stream) noexcept {
   LanguageModelTensors t{};
   t.batch = extents.batch, t.rows = extents.rows, t.past_rows = extents.past_rows, t.causal = 1, t.all_logits = 1;
@@ -38,7 +36,7 @@ int run_in_general(ModelSizes const &sizes, ModelWeights const &weights, Extents
   t.past_length = at<int>(inputs, PAST_LENGTH), t.past = inputs[PAST], t.weights = weights;
   t.logits = static_cast<float *>(outputs[LOGITS]), t.new_rows = outputs[ROWS];
   char why[256] = "";
-  int const failed = language_model_run(sizes, t, workspace, stream, why, sizeof why);
+  int const failed = language_model_run(sizes, t, workspace, stream, graphs, why, sizeof why);
   if (failed) complain(DecodeNode::NAME, why);
   return failed;
 }
@@ -95,7 +93,7 @@ int DecodeNode::run(PluginTensorDesc const *descriptions, void const *const *inp
   DecodeStep const *step = one ? find_decode_step(facts_.sizes) : nullptr;
   if (step != nullptr && step->fits(extents.past_rows))
     return run_in_one_kernel(*step, placed.weights, extents.past_rows, inputs, outputs, workspace, stream);
-  return run_in_general(facts_.sizes, placed.weights, extents, inputs, outputs, workspace, stream);
+  return run_in_general(facts_.sizes, placed.weights, extents, graphs_, inputs, outputs, workspace, stream);
 }
 
 }  // namespace spatiallm

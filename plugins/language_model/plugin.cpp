@@ -81,7 +81,7 @@ int PrefillNode::run(PluginTensorDesc const *descriptions, void const *const *in
   t.logits = static_cast<float *>(outputs[LOGITS]), t.new_rows = outputs[ROWS];
   char why[256] = "";
   void *const rest = mask + mask_bytes(extents.batch, extents.rows);
-  int const failed = language_model_run(facts_.sizes, t, rest, stream, why, sizeof why);
+  int const failed = language_model_run(facts_.sizes, t, rest, stream, graphs_, why, sizeof why);
   if (failed) complain(NAME, why);
   return failed;
 }

@@ -5,7 +5,6 @@
 // type.
 #pragma once
 #include "../shell/node.h"
-#include "launch.h"
 
 namespace spatiallm {
 

@@ -2,6 +2,7 @@
 #pragma once
 #include <initializer_list>
 
+#include "../language_model/launch.h"
 #include "facts.h"
 
 namespace spatiallm {
@@ -11,11 +12,15 @@ struct Extents {
   int batch = -1, rows = -1, past_rows = -1;
 };
 
+// TensorRT has a node of its own for each execution context, so what a node keeps is one caller's.
 class Node {
  public:
   static constexpr int OUTPUTS = 2;  // logits, rows
 
-  explicit Node(Facts const &facts) noexcept : facts_(facts) {}
+  explicit Node(Facts const &facts) noexcept : facts_(facts), graphs_(new_graphs()) {}
+  ~Node() { delete_graphs(graphs_); }
+  Node(Node const &) = delete;
+  Node &operator=(Node const &) = delete;
 
   Facts const &facts() const noexcept { return facts_; }
 
@@ -48,6 +53,7 @@ class Node {
   }
 
   Facts facts_;
+  Graphs *graphs_;
 };
 
 // Whether a node takes a tensor, by its place among inputs and then outputs.

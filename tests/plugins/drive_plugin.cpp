@@ -38,9 +38,20 @@ static cudaError_t note(DecodeStepTensors const &t, void *workspace, cudaStream_
 static const DecodeStep step = {{256, 256, LAYERS, 4, 2, 64, 1000, BIAS, 0, 1e-6f}, 4096, [](int) { return fits; }, note};
 const DecodeStep *const spatiallm::decode_steps[] = {&step, nullptr};
 
-int spatiallm::language_model_run(ModelSizes const &, LanguageModelTensors const &t, void *workspace, cudaStream_t, char *,
-                                  size_t) noexcept {
+class spatiallm::Graphs {};
+static int graphs_alive, graphs_wrong;
+
+Graphs *spatiallm::new_graphs() noexcept { return ++graphs_alive, new Graphs; }
+
+void spatiallm::delete_graphs(Graphs *graphs) noexcept {
+  --graphs_alive;
+  delete graphs;
+}
+
+int spatiallm::language_model_run(ModelSizes const &, LanguageModelTensors const &t, void *workspace, cudaStream_t,
+                                  Graphs *graphs, char *, size_t) noexcept {
   model_seen = t, note_layers(t.weights, workspace);
+  graphs_wrong += graphs == nullptr;
   return 0;
 }
 
@@ -272,4 +283,5 @@ int main() {
   drive_decode();
   drive_prefill();
   drive_ends();
+  std::printf("graphs left %d missed %d\n", graphs_alive, graphs_wrong);
 }

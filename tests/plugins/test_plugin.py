@@ -55,4 +55,5 @@ def test_every_tensor_reaches_its_place_and_wrong_ones_are_refused(bias: bool, t
         "workspace 4000512",
         "facts come back 1",
         "ends 1 0",
+        "graphs left 0 missed 0",
     ]
