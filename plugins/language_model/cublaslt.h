@@ -27,7 +27,6 @@ constexpr int COMPUTE_32F = 68, TRANSPOSED = 1;
 constexpr int DESC_TRANSA = 3, PREF_MAX_WORKSPACE_BYTES = 1;
 
 struct Library {
-  size_t (*version)();
   int (*create)(Handle *);
   int (*create_operation)(Descriptor *, int compute, cudaDataType scale);
   int (*set_operation)(Descriptor, int attribute, void const *, size_t);
@@ -50,7 +49,7 @@ struct Library {
       if ((file = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) != nullptr) break;  // one that is in use already
     for (char const *name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"})
       if (file == nullptr) file = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    whole = file != nullptr && take(file, version, "cublasLtGetVersion") && take(file, create, "cublasLtCreate") &&
+    whole = file != nullptr && take(file, create, "cublasLtCreate") &&
             take(file, create_operation, "cublasLtMatmulDescCreate") &&
             take(file, set_operation, "cublasLtMatmulDescSetAttribute") &&
             take(file, destroy_operation, "cublasLtMatmulDescDestroy") &&

@@ -40,11 +40,6 @@ void delete_graphs(Graphs *) noexcept;
 int language_model_run(const ModelSizes &, const LanguageModelTensors &, void *workspace, cudaStream_t, Graphs *graphs,
                        char *why, size_t why_bytes) noexcept;
 
-// Measure the products of the layers for up to so many rows, and for batches of single rows, on the current device: seconds, for
-// the time of building. How many of `made` are filled, at most `most`; `adopt_products` uses them (products.h).
-struct TunedProduct;
-size_t tune_language_model(const ModelSizes &, int most_rows, int most_batch, TunedProduct *made, size_t most) noexcept;
-
 // Why the kernels cannot run a model, or null.
 const char *language_model_misfit(const ModelSizes &) noexcept;
 

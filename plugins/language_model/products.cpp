@@ -1,6 +1,5 @@
 #include "products.h"
 
-#include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -84,29 +83,6 @@ Handle lt::handle() noexcept {
   std::lock_guard<std::mutex> lock(guard);
   Handle &handle = devices()[device].handle;
   return handle != nullptr || library().create(&handle) == 0 ? handle : nullptr;
-}
-
-unsigned long long products_stamp() noexcept {
-  int device = 0, parts[3] = {};
-  if (!library().whole || cudaGetDevice(&device) != cudaSuccess) return 0;
-  cudaDeviceAttr const kinds[] = {cudaDevAttrComputeCapabilityMajor, cudaDevAttrComputeCapabilityMinor,
-                                  cudaDevAttrMultiProcessorCount};
-  for (int i = 0; i < 3; ++i)
-    if (cudaDeviceGetAttribute(&parts[i], kinds[i], device) != cudaSuccess) return 0;
-  return (static_cast<unsigned long long>(library().version()) << 32) + parts[0] * 1000000 + parts[1] * 10000 + parts[2];
-}
-
-void adopt_products(TunedProduct const *chosen, size_t count, unsigned long long stamp) noexcept {
-  int device = 0;
-  if (stamp == 0 || stamp != products_stamp() || cudaGetDevice(&device) != cudaSuccess) return;
-  std::lock_guard<std::mutex> lock(guard);
-  Device &here = devices()[device];
-  for (TunedProduct const *t = chosen; t != chosen + count; ++t) {
-    Algorithm algorithm{};
-    std::memcpy(algorithm.data, t->algorithm, sizeof algorithm.data);
-    here.algorithms[{t->out, t->in, t->rows, t->kind}] = algorithm;
-  }
-  here.prepared.clear();
 }
 
 char const *multiply(HalfProduct const &p, void *workspace, cudaStream_t stream) noexcept {
