@@ -77,7 +77,11 @@ def test_they_look_like_the_portable_engines(both: list[Pipeline], graph: str) -
     """Weights are no input that anybody feeds."""
     portable, plugin = (getattr(pipeline.engines, graph) for pipeline in both)
     assert dict(plugin.inputs) == dict(portable.inputs)
-    assert dict(plugin.outputs) == dict(portable.outputs)
+    shapes = [  # an axis that was built for one size is shown as that
+        {name: (spec.dtype, len(spec.shape), spec.shape[-1]) for name, spec in engine.outputs.items()}
+        for engine in (plugin, portable)
+    ]
+    assert shapes[0] == shapes[1]
 
 
 def test_prefill(case: Case, both: list[Pipeline], recorded: dict[str, Array]) -> None:
