@@ -38,6 +38,7 @@ DECODE_ARCHITECTURE = (
     "sm_90"  # the decode kernel needs bulk copies into 227 KB of shared memory, and has run on no other
 )
 OLDEST = 80  # of the general kernels: asynchronous copies, products of bf16
+OWN = {"90": "90a"}  # with instructions that no other kind has: products of warpgroups
 NVCC = "/usr/local/cuda/bin/nvcc"
 HEADER = "NvInferRuntime.h"
 USUAL = (
@@ -199,7 +200,8 @@ def _name(file: Path) -> str:
 def _targets(kinds: Sequence[str]) -> Iterator[str]:
     """Machine code for each kind of GPU, and for newer ones what the driver makes it from."""
     numbers = [kind.removeprefix("sm_") for kind in kinds]
-    yield from (f"-gencode=arch=compute_{number},code=sm_{number}" for number in numbers)
+    for number in (OWN.get(number, number) for number in numbers):
+        yield f"-gencode=arch=compute_{number},code=sm_{number}"
     yield f"-gencode=arch=compute_{numbers[-1]},code=compute_{numbers[-1]}"
 
 

@@ -51,7 +51,7 @@ def test_a_dry_run_prints_the_commands_and_runs_none(tools: Path, capsys: pytest
     assert all(line.startswith(f"{tools}/nvcc ") and "-arch=sm_90" in line for line in kernels)
     general = [line for line in lines if f"{HERE}/" in line and ".cu -o" in line]
     assert len(general) == len(list((HERE / "language_model").glob("*.cu"))) + 1
-    assert all("code=sm_90 " in line and "code=compute_90 " in line for line in general)
+    assert all("code=sm_90a " in line and "code=compute_90 " in line for line in general)
     (shell,) = (line for line in lines if "library.cpp" in line)
     assert f"-I{tools} " in shell and "PLUGINS_V2" in shell and f"PLUGINS_VERSION={VERSION}" in shell
     assert len({line.split(" -o ")[1] for line in lines}) == len(lines), "every object has a name of its own"
