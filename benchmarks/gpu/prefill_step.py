@@ -56,7 +56,7 @@ def main() -> int:
     facts["seconds"] = round(time.perf_counter() - began, 1)
     write_json(args.output / "prefill_step.json", facts)
     print(json.dumps(facts), flush=True)
-    return int(any("failed" in facts[name] for name in facts if ":" in name))
+    return int(any("failed" in part or "error" in part for part in parts_of(facts)))
 
 
 def arguments() -> argparse.Namespace:
@@ -77,6 +77,14 @@ def arguments() -> argparse.Namespace:
     if not library_path().is_file():
         p.error(f"the plugin library {library_path()} is not there. Build it: {BUILD}")
     return args
+
+
+def parts_of(facts: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Each model, and each of its parts."""
+    for name in facts:
+        if ":" in name:
+            yield facts[name]
+            yield from (part for part in facts[name].values() if isinstance(part, dict))
 
 
 def pair(text: str) -> tuple[int, int]:
@@ -116,7 +124,7 @@ def say(args: argparse.Namespace, facts: dict[str, Any]) -> None:
 
 
 def child(args: argparse.Namespace) -> None:
-    """Every line it prints is kept even if the next part fails."""
+    """A line for each part; every line is kept whatever comes of the next."""
     import torch
 
     from benchmarks.gpu.prefill_step_parts import Measured
@@ -126,7 +134,10 @@ def child(args: argparse.Namespace) -> None:
     with torch.no_grad():
         for name, part in Measured(sizes, args).parts():
             began = time.perf_counter()
-            facts = part()
+            try:
+                facts = part()
+            except RuntimeError as error:  # of the library or of CUDA; what comes next may still be worth having
+                facts = {"error": str(error)[:800]}
             print(json.dumps({name: {**facts, "seconds": round(time.perf_counter() - began, 2)}}), flush=True)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from benchmarks.gpu.decode_step_parts import Model
 from benchmarks.gpu.plain_model import forward
+from benchmarks.gpu.prefill_step import parts_of
 from benchmarks.gpu.prefill_step_parts import closeness, kernel_table
 from tests.blocked import ROOT
 from tests.compare import Tol, assert_close
@@ -58,6 +59,13 @@ def test_kernels_by_time_with_the_gaps_between() -> None:
     ]
     assert (table["wall_us"], table["kernels_us"], table["gaps_us"]) == (43.5, 40.0, 3.5)
     assert kernel_table([], runs=1) == {"error": "the profiler saw no kernels"}
+
+
+def test_a_part_that_failed_is_found() -> None:
+    good = {"device": "H100", "qwen:fp16": {"read": {"GB/s": 2900}, "prefill_1x776": {"graph": {"ms": 1.0}}}}
+    assert not [part for part in parts_of(good) if "error" in part or "failed" in part]
+    for bad in ({"read": {"error": "no memory"}}, {"failed": 1, "words": "x"}):
+        assert [part for part in parts_of(good | {"llama:bf16": bad}) if "error" in part or "failed" in part]
 
 
 def test_without_the_library_it_says_what_builds_it(tmp_path: Path) -> None:
