@@ -1,9 +1,10 @@
-// cuBLASLt, looked for when it is first needed: whoever runs TensorRT or PyTorch has it, and no version is asked for.
+// cuBLASLt, looked for when it is first needed: whoever runs TensorRT or PyTorch has it, in whatever version.
 #pragma once
 #include <dlfcn.h>
 #include <library_types.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <initializer_list>
 
 #include "products.h"
@@ -28,6 +29,7 @@ constexpr int DESC_TRANSA = 3, PREF_MAX_WORKSPACE_BYTES = 1;
 
 struct Library {
   int (*create)(Handle *);
+  int (*destroy)(Handle);
   int (*create_operation)(Descriptor *, int compute, cudaDataType scale);
   int (*set_operation)(Descriptor, int attribute, void const *, size_t);
   int (*destroy_operation)(Descriptor);
@@ -43,25 +45,37 @@ struct Library {
              cudaStream_t);
   bool whole = false;
 
+  // The newest that can be started here: an older one took 1.28 times as long for a prefill (docs/LOG.md). SPATIALLM_CUBLASLT
+  // names another file.
   Library() noexcept {
-    void *file = nullptr;
-    for (char const *name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"})
-      if ((file = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) != nullptr) break;  // one that is in use already
-    for (char const *name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"})
-      if (file == nullptr) file = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    whole = file != nullptr && take(file, create, "cublasLtCreate") &&
-            take(file, create_operation, "cublasLtMatmulDescCreate") &&
-            take(file, set_operation, "cublasLtMatmulDescSetAttribute") &&
-            take(file, destroy_operation, "cublasLtMatmulDescDestroy") &&
-            take(file, create_layout, "cublasLtMatrixLayoutCreate") &&
-            take(file, destroy_layout, "cublasLtMatrixLayoutDestroy") &&
-            take(file, create_preference, "cublasLtMatmulPreferenceCreate") &&
-            take(file, set_preference, "cublasLtMatmulPreferenceSetAttribute") &&
-            take(file, destroy_preference, "cublasLtMatmulPreferenceDestroy") &&
-            take(file, find, "cublasLtMatmulAlgoGetHeuristic") && take(file, run, "cublasLtMatmul");
+    char const *const named = std::getenv("SPATIALLM_CUBLASLT");
+    for (char const *name :
+         {named, "libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"}) {
+      void *const file = name == nullptr ? nullptr : dlopen(name, RTLD_NOW | RTLD_LOCAL);
+      if (file == nullptr) continue;
+      Handle probe = nullptr;
+      if ((whole = take_all(file) && create(&probe) == 0)) {
+        destroy(probe);
+        return;
+      }
+      dlclose(file);
+    }
   }
 
  private:
+  bool take_all(void *file) noexcept {
+    return take(file, create, "cublasLtCreate") && take(file, destroy, "cublasLtDestroy") &&
+           take(file, create_operation, "cublasLtMatmulDescCreate") &&
+           take(file, set_operation, "cublasLtMatmulDescSetAttribute") &&
+           take(file, destroy_operation, "cublasLtMatmulDescDestroy") &&
+           take(file, create_layout, "cublasLtMatrixLayoutCreate") &&
+           take(file, destroy_layout, "cublasLtMatrixLayoutDestroy") &&
+           take(file, create_preference, "cublasLtMatmulPreferenceCreate") &&
+           take(file, set_preference, "cublasLtMatmulPreferenceSetAttribute") &&
+           take(file, destroy_preference, "cublasLtMatmulPreferenceDestroy") &&
+           take(file, find, "cublasLtMatmulAlgoGetHeuristic") && take(file, run, "cublasLtMatmul");
+  }
+
   template <class F>
   static bool take(void *file, F &function, char const *name) noexcept {
     function = reinterpret_cast<F>(dlsym(file, name));

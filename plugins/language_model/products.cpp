@@ -87,7 +87,8 @@ Handle lt::handle() noexcept {
 
 char const *multiply(HalfProduct const &p, void *workspace, cudaStream_t stream) noexcept {
   Library const &lt = library();
-  if (!lt.whole) return "libcublasLt was not found; install CUDA's cuBLAS, or add its folder to LD_LIBRARY_PATH";
+  if (!lt.whole) return "libcublasLt was not found or does not run with this driver; install CUDA's cuBLAS, add its folder to "
+           "LD_LIBRARY_PATH, or name the file in SPATIALLM_CUBLASLT";
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return "there is no current CUDA device";
   Handle const handle = lt::handle();
