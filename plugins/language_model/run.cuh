@@ -43,7 +43,15 @@ inline int pieces_of(const ModelSizes &s, int batch, int query_rows, int keys) {
   return wanted < 1 ? 1 : wanted < most ? wanted : most;
 }
 
-// Where everything lies in the workspace; `bytes` is its size. With null as its beginning it only measures.
+// Floats of partial results that hold those of a call of these sizes and of every smaller one. Keys are cut only while tiles
+// leave blocks of the grid idle, so a smaller call may have more pieces of its rows, but never more than the grid has tiles.
+inline size_t partial_floats(const ModelSizes &s, size_t rows, int keys) {
+  const size_t most = ceil_div(keys, TILE) < MAX_PIECES ? ceil_div(keys, TILE) : MAX_PIECES, all = rows * s.heads * most;
+  return most < 2 ? 0 : (all < (size_t)GRID * TILE ? all : (size_t)GRID * TILE) * PARTIAL;
+}
+
+// Where everything lies in the workspace; `bytes` is its size, no less than that of smaller calls. With null as its beginning it
+// only measures.
 struct Workspace {
   float *residual, *partial, *last_residual;
   Half *normed, *qkv, *queries, *mixed, *both, *active, *last_queries;
@@ -53,13 +61,11 @@ struct Workspace {
   Workspace(const ModelSizes &s, int batch, int count, int past_rows, bool all_logits, unsigned char *start) : start_(start) {
     const Shape shape(s, batch, count);
     const size_t rows = shape.rows, width = s.hidden, inner = s.intermediate, last = all_logits ? 0 : batch;
-    const int pieces = pieces_of(s, batch, count, past_rows + count), last_pieces = pieces_of(s, batch, 1, past_rows + count);
-    const size_t cut = (size_t)shape.rows * (pieces > 1 ? pieces : 0), last_cut = last * (last_pieces > 1 ? last_pieces : 0);
     take(residual, rows * width), take(normed, rows * width), take(qkv, rows * shape.qkv);
     take(queries, rows * shape.queries), take(mixed, rows * shape.queries);
     take(both, rows * 2 * inner), take(active, rows * inner);
     take(last_residual, last * width), take(last_queries, last * shape.queries);
-    take(partial, (cut > last_cut ? cut : last_cut) * s.heads * PARTIAL);
+    take(partial, partial_floats(s, rows, past_rows + count));
     take(product, PRODUCT_BYTES);
   }
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from plugins.decode_step import models
 from plugins.decode_step.reference import Heads, Layer, Weights
 from plugins.decode_step.sizes import Sizes
 from plugins.language_model.arguments import LAYER_TENSORS, LanguageModelTensors, ModelSizes, ModelWeights
@@ -150,3 +151,24 @@ def test_padding_does_not_show(libraries: dict[bool, Any]) -> None:
         arrays["cos_1d"][b, length:] = np.nan
     again, _ = run(libraries[False], model, call, arrays)
     assert_close("logits", again, first, Tol(0.0, why="the same arithmetic on the same values"))
+
+
+LARGE = {"qwen": models.QWEN, "llama": models.LLAMA}
+
+
+@pytest.mark.parametrize("name", LARGE)
+def test_the_workspace_of_a_call_is_room_for_every_smaller_one(name: str, libraries: dict[bool, Any]) -> None:
+    """TensorRT asks for the largest sizes of a profile alone. Smaller calls are cut into more pieces."""
+    facts = ModelSizes.of(LARGE[name])
+
+    def needed(batch: int, rows: int, past_rows: int, all_logits: int) -> int:
+        bytes_: int = libraries[False].workspace_bytes(ctypes.byref(facts), batch, rows, past_rows, all_logits)
+        return bytes_
+
+    for past_rows, all_logits in ((0, 0), (1024, 1)):
+        alone = [needed(1, rows, past_rows, all_logits) for rows in range(1, 1200)]
+        assert alone == sorted(alone), "more rows"
+        tokens = [needed(batch, 1, past_rows, all_logits) for batch in range(1, 300)]
+        assert tokens == sorted(tokens), "more sequences"
+    keys = [needed(4, 1, past_rows, 1) for past_rows in range(0, 4096, 32)]
+    assert keys == sorted(keys), "more rows of the cache"
