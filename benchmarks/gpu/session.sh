@@ -300,7 +300,7 @@ builds() { # MODEL: seconds of export.build as users call it, with nothing besid
   fi
   [ -n "$(ways "$1")" ] || return 0
   copied "$B/$1" "$WORK/built/$1"
-  T "build-$1" "$GPU_B" $(bench build) --bundle "$WORK/built/$1" --output "$O/build-$1.json" $LIMITS --timing_cache "$WORK/timing-$1.cache" --rounds 2; keep_of "$WORK/built/$1" "$1"
+  T "build-$1" "$GPU_B" $(bench build) --bundle "$WORK/built/$1" --output "$O/build-$1.json" --no-plugins $LIMITS --timing_cache "$WORK/timing-$1.cache" --rounds 2; keep_of "$WORK/built/$1" "$1"
 }
 others() { # MODEL: speeds of the other ways
   local path way chosen; chosen=$(best "$1")

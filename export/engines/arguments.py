@@ -86,11 +86,12 @@ def add_all(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument(
         "--plugins",
-        action="store_true",
+        action=argparse.BooleanOptionalAction,
+        default=None,
         help="prefill and decode by kernels of our own instead of TensorRT's, over one copy of the weights on the GPU, "
         "in fp16 or bf16, from compute capability 8.0 on; on 9.0 one scene at a time decodes in one kernel. Needs "
-        "`make plugins`. README.md says where it ran; elsewhere compare its layouts with those of engines without it "
-        "(default: off)",
+        "`make plugins`. Where they have not run, compare layouts with those of engines without them (default: where "
+        "they ran and were better, with TensorRT 8.6 on compute capability 9.0, if the library is there)",
     )
     p.add_argument("--direct_io", action="store_true", help=argparse.SUPPRESS)  # for benchmarks
 

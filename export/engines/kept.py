@@ -49,6 +49,13 @@ def layout_in(folder: Path) -> str | None:
     return EngineRecord.read(folder).language_model if (folder / FILE_NAME).exists() else None
 
 
+def plugins_in(folder: Path) -> bool | None:
+    """Whether the engines that are there, if any, have our kernels. Raises EngineError for a record that is none."""
+    if not (folder / FILE_NAME).exists():
+        return None
+    return any(plan.plugins for plan in EngineRecord.read(folder).plans.values())
+
+
 def copy_plan(folder: Path, target: Path, graph: str) -> None:
     """Put a kept plan and what belongs to it into the new folder, without a second copy where links are possible."""
     for ending in ENDINGS:

@@ -34,7 +34,7 @@ class BuildOptions:
     jobs: int | None = None  # builds at a time; None: as many as there is room for where there are segments, else 1
     islands: tuple[str, ...] | None = None  # of the language model; None: the defaults of each graph
     direct_io: bool = False
-    plugins: bool = False  # prefill and decode by kernels of our library
+    plugins: bool | None = None  # prefill and decode by kernels of our library; None: where they have proven better
 
     def check(self) -> None:
         """Raise SceneError for what no build can do."""

@@ -10,9 +10,9 @@ from export import VERSION
 from export.engines.children import run_jobs
 from export.engines.islands import DEFAULTS
 from export.engines.job import Job, Outcome
-from export.engines.kept import Digests, copy_plan, kept_plans, layout_in
+from export.engines.kept import Digests, copy_plan, kept_plans, layout_in, plugins_in
 from export.engines.options import BuildOptions
-from export.engines.plugins import check_plugins, find_plugins, plugin_notes
+from export.engines.plugins import check_plugins, find_plugins, plugin_notes, settle_plugins
 from export.engines.profiles import Profiles, plan_profiles
 from export.engines.progress import Bars
 from export.engines.settle import settle, settled_plans
@@ -79,13 +79,15 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     tools = open_toolchain(options.device, bundle.manifest.precision)
     folder = engine_folder(bundle.folder, tools.gpu.name, tools.tensorrt, bundle.manifest.precision)
     present = None if options.graphs is None else layout_in(folder)
+    stays = None if options.graphs is None else plugins_in(folder)
+    options, hints = settle_plugins(options, bundle.manifest, tools.tensorrt, tools.gpu, stays)
     options = settle(options, bundle.manifest, present, strongly_typed=tools.strongly_typed)
     names = settled_plans(options, bundle.manifest)
     library = find_plugins(tools.tensorrt, tools.gpu) if options.plugins else None
     cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
     TimingFile(cache).read()  # refused here once rather than by every child
     blank = blank_record(bundle.manifest, options, tools)
-    digests = graph_digests(bundle.manifest, names, plugins=options.plugins)
+    digests = graph_digests(bundle.manifest, names, plugins=bool(options.plugins))
     kept = kept_plans(folder, blank, digests, options.graphs)
     with replacing(folder, EngineError, "let the bundle's folder be written") as partial:
         task = Task(bundle, partial, folder.name, profiles, options, cache.absolute(), library)
@@ -98,7 +100,7 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
             copy_plan(folder, partial, graph)
         record.write(partial)
     told = [] if library is None else list(plugin_notes(bundle.manifest, library, tools.gpu))
-    notes = told + list(dict.fromkeys(note for outcome in outcomes.values() for note in outcome.notes))
+    notes = hints + told + list(dict.fromkeys(note for outcome in outcomes.values() for note in outcome.notes))
     return Built(folder=folder, record=record, graphs=tuple(made), notes=notes)
 
 
@@ -114,7 +116,7 @@ def _check_bundle(bundle: Bundle, options: BuildOptions) -> None:
     check_dialect(bundle, "tensorrt")
     if options.plugins:
         check_plugins(bundle.manifest)
-    sources = [source_of(plan, plugins=options.plugins) for plan in settled_plans(options, bundle.manifest)]
+    sources = [source_of(plan, plugins=bool(options.plugins)) for plan in settled_plans(options, bundle.manifest)]
     if missing := [source for source in sources if source not in bundle.manifest.graphs]:
         again = f"python export_model.py --model {bundle.manifest.model} --output {bundle.folder}"
         raise BundleError(
@@ -137,7 +139,7 @@ class Task:
 
     def job(self, graph: str, digests: Digests) -> Job:
         options = self.options
-        source = source_of(graph, plugins=options.plugins)
+        source = source_of(graph, plugins=bool(options.plugins))
         library = self.library if source in PLUGINS.values() else None  # its kernels decide about types themselves
         whole = whole_of(graph)
         islands = DEFAULTS[whole] if graph == "encoder" or options.islands is None else options.islands

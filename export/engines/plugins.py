@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from export.engines.options import BuildOptions
 from plugins.build import DECODE_ARCHITECTURE, OLDEST
 from plugins.decode_step import sizes as decode_step
 from plugins.decode_step.sizes import Sizes
 from plugins.language_model.sizes import MOST_VALUES, misfit, tensor_values
 from plugins.library import BUILD, Library, LibraryError, open_library
+from runtime.engines.plans import PLUGINS
 from runtime.errors import BundleError, EngineError
 from runtime.manifest import LanguageModelSpec, Manifest
 
 if TYPE_CHECKING:  # its package needs the CUDA bindings
     from runtime.engines.cuda.gpu import Gpu
 
+PROVEN_TENSORRT, PROVEN_CAPABILITY = "8.6.", "9.0"  # where the kernels have run (docs/LOG.md)
 PAGE_VALUES = 2048  # half precision values in a page, at which each tensor of the weight file begins
 
 
@@ -79,6 +83,30 @@ def find_plugins(tensorrt: str, gpu: Gpu) -> Library:
             f"{kind}. Build it anew: {BUILD} PLUGIN_OPTIONS='--architecture {kind}'"
         )
     return library
+
+
+def settle_plugins(
+    options: BuildOptions, manifest: Manifest, tensorrt: str, gpu: Gpu, present: bool | None
+) -> tuple[BuildOptions, list[str]]:
+    """The options with or without plugins where the user left that open, and what to tell the user.
+
+    They are taken where they have run and were faster and closer to float32. `present` says whether the engines of
+    which some stay have them; None: none stays.
+    """
+    if options.plugins is not None or options.language_model is not None or options.hardware_compatible:
+        return replace(options, plugins=bool(options.plugins)), []
+    if present is not None:
+        return replace(options, plugins=present), []
+    proven = gpu.compute_capability == PROVEN_CAPABILITY and tensorrt.startswith(PROVEN_TENSORRT)
+    exported = all(graph in manifest.graphs for graph in PLUGINS.values())
+    if not (proven and exported) or why_no_plugins(manifest.language_model, manifest.precision):
+        return replace(options, plugins=False), []
+    try:
+        find_plugins(tensorrt, gpu)
+    except EngineError as error:
+        hint = f"built without our own kernels, which are faster here and closer to float32: {error}"
+        return replace(options, plugins=False), [hint.replace(" (or build the engines without --plugins).", "")]
+    return replace(options, plugins=True), []
 
 
 def plugin_notes(manifest: Manifest, library: Library, gpu: Gpu) -> Iterator[str]:

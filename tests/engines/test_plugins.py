@@ -129,7 +129,7 @@ def test_the_same_tokens_with_and_without(site: Site, version: str) -> None:
 
 def test_before_tensorrt_9_they_take_the_place_of_segments(site: Site) -> None:
     site.begin("8.6.0")
-    assert site.build() == 0
+    assert site.build("--no-plugins") == 0
     parts = [f"{graph}.{n}" for graph in ("prefill", "decode") for n in range(3)]
     assert list(site.record.plans) == ["encoder", *parts]
     encoder, portable = site.record.plans["encoder"], site.tokens()
@@ -339,3 +339,40 @@ def test_bundles_that_have_no_such_graph(site: Site, capsys: pytest.CaptureFixtu
     dataclasses.replace(older, precision="fp32").write(site.bundle)
     assert site.build("--plugins") == 2
     assert "--plugins cannot run this bundle: the model is in fp32, but fp16 or bf16 was" in capsys.readouterr().err
+
+
+def has_plugins(site: Site) -> bool:
+    return any(plan.plugins for plan in site.record.plans.values())
+
+
+def test_plugins_are_the_default_where_they_have_proven_better(site: Site) -> None:
+    site.begin("8.6.0")
+    assert site.build() == 0
+    assert has_plugins(site) and site.record.language_model == "separate"
+    assert site.build("--graphs", "prefill", "decode") == 0  # as the engines that are there
+    assert has_plugins(site)
+    assert site.build("--no-plugins") == 0
+    assert not has_plugins(site)
+
+
+@pytest.mark.parametrize("more", [["--language_model", "separate"], ["--hardware_compatible"]])
+def test_options_that_ask_for_other_engines_leave_plugins_out(site: Site, more: list[str]) -> None:
+    site.begin("8.6.0")
+    assert site.build(*more) == 0
+    assert not has_plugins(site)
+
+
+def test_where_they_have_not_run_plugins_are_asked_for(site: Site) -> None:
+    site.begin("10.16.1")
+    assert site.build() == 0
+    assert not has_plugins(site)
+
+
+def test_a_missing_library_is_told_and_engines_are_built_without(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.restart("8.6.0")
+    assert site.build("--json") == 0
+    hint, *_ = json.loads(capsys.readouterr().out.splitlines()[-1])["notes"]
+    assert hint.startswith("built without our own kernels") and "is not there. Build it: make plugins" in hint
+    assert not has_plugins(site)
