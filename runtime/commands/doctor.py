@@ -12,6 +12,8 @@ import subprocess
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from plugins.library import LibraryError, open_library
+
 RUNTIME = ("numpy", "scipy", "plyfile", "tokenizers", "jinja2", "tqdm")
 EXPORT = ("torch", "onnx", "safetensors", "huggingface_hub")
 ENGINES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt": ("tensorrt", "cuda-bindings")}
@@ -59,7 +61,9 @@ def examine() -> Findings:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         packages=packages,
         gpus=gpus,
-        cuda_libraries={f"lib{name}": ctypes.util.find_library(name) for name in ("cuda", "cudart", "cublas", "cudnn")},
+        cuda_libraries={
+            f"lib{name}": ctypes.util.find_library(name) for name in ("cuda", "cudart", "cublas", "cublasLt", "cudnn")
+        },
         advice=_advice(packages, gpus),
     )
 
@@ -112,9 +116,22 @@ def _gpu_advice(packages: dict[str, str | None], gpus: list[str]) -> list[str]:
         return []
     lacking = [name for name in ENGINES["tensorrt"] if packages[name] is None]
     if not lacking:
-        return ["Engines for this GPU: python -m export.build --bundle BUNDLE; then run with --backend tensorrt."]
+        build = "Engines for this GPU: python -m export.build --bundle BUNDLE; then run with --backend tensorrt."
+        return [build, _kernels(packages["tensorrt"] or "")]
     if jetson:
         return [
             f"For --backend tensorrt on this Jetson {' and '.join(lacking)} is missing: use JetPack's own TensorRT."
         ]
     return [f"For --backend tensorrt {' and '.join(lacking)} is missing: pip install '.[tensorrt]'"]
+
+
+def _kernels(tensorrt: str) -> str:
+    """Whether our own kernels can go into these engines."""
+    try:
+        library = open_library(tensorrt)
+    except LibraryError as error:
+        return f"Engines without our own kernels: {error}"
+    return (
+        f"Our own kernels for {', '.join(library.architectures)}: {library.path}, version {library.version}; "
+        "export.build takes them by default where they have proven better, else with --plugins."
+    )

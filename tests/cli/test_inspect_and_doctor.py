@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from plugins.decode_step.models import QWEN
+from plugins.library import VARIABLE, VERSION
 from tests.blocked import run_without
 from tests.cli.conftest import Command
+from tests.plugins.library import make_library
 
 INSPECT = "import sys; from runtime.cli import main; sys.exit(main(['--inspect', sys.argv[1]]))"
 DOCTOR = "import sys; from runtime.cli import main; sys.exit(main(['--doctor', '--json']))"
@@ -84,6 +87,21 @@ def test_doctor_names_what_is_missing(run_engine: Command) -> None:
     assert said.code == 0
     assert "tensorrt" in said.out
     assert "GPU: " in said.out
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_doctor_looks_for_our_kernels_where_engines_can_be_built(
+    run_engine: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, built: bool
+) -> None:
+    monkeypatch.setattr("runtime.commands.doctor._version", lambda _: "8.6.0")
+    monkeypatch.setattr("runtime.commands.doctor._gpus", lambda: ["NVIDIA H100, 580, 81559 MiB"])
+    monkeypatch.setenv(VARIABLE, str(path := tmp_path / "library.so"))
+    if built:
+        make_library(path, QWEN, "8.6.0")
+        wanted = f"- Our own kernels for sm_90: {path}, version {VERSION};"
+    else:
+        wanted = f"- Engines without our own kernels: the plugin library {path} is not there. Build it: make plugins"
+    assert wanted in run_engine("--doctor").out
 
 
 def test_a_missing_package_is_named_when_running() -> None:
