@@ -18,6 +18,7 @@ RUNTIME = ("numpy", "scipy", "plyfile", "tokenizers", "jinja2", "tqdm")
 EXPORT = ("torch", "onnx", "safetensors", "huggingface_hub")
 ENGINES = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu"), "tensorrt": ("tensorrt", "cuda-bindings")}
 EXTRAS = {"shapely": ("scores", "eval"), "matplotlib": ("--plot", "plot"), "rerun-sdk": ("--rerun", "rerun")}
+LIBRARIES = ("cuda", "cudart", "cublas", "cublasLt", "cudnn")
 JETSON = Path("/etc/nv_tegra_release")
 
 
