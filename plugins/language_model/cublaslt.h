@@ -4,6 +4,7 @@
 #include <library_types.h>
 
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <initializer_list>
 
@@ -44,25 +45,36 @@ struct Library {
              void const *beta, void const *c, Descriptor, void *d, Descriptor, Algorithm const *, void *workspace, size_t,
              cudaStream_t);
   bool whole = false;
+  char why[512] = "libcublasLt was not found or does not run with this driver; install CUDA's cuBLAS, add its folder to "
+                  "LD_LIBRARY_PATH, or name the file in SPATIALLM_CUBLASLT";  // where it is not whole
 
   // The newest that can be started here: an older one took 1.28 times as long for a prefill (docs/LOG.md). SPATIALLM_CUBLASLT
-  // names another file.
+  // names another file, in whose place no other is taken.
   Library() noexcept {
     char const *const named = std::getenv("SPATIALLM_CUBLASLT");
-    for (char const *name :
-         {named, "libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"}) {
-      void *const file = name == nullptr ? nullptr : dlopen(name, RTLD_NOW | RTLD_LOCAL);
-      if (file == nullptr) continue;
-      Handle probe = nullptr;
-      if ((whole = take_all(file) && create(&probe) == 0)) {
-        destroy(probe);
-        return;
-      }
-      dlclose(file);
+    if (named != nullptr && named[0] != '\0') {
+      if (!open(named))
+        std::snprintf(why, sizeof why, "SPATIALLM_CUBLASLT names %.300s, which cannot be loaded or does not run with this driver",
+                      named);
+      return;
     }
+    for (char const *name : {"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11", "libcublasLt.so"})
+      if (open(name)) return;
   }
 
  private:
+  bool open(char const *name) noexcept {
+    void *const file = dlopen(name, RTLD_NOW | RTLD_LOCAL);
+    if (file == nullptr) return false;
+    Handle probe = nullptr;
+    whole = take_all(file) && create(&probe) == 0;
+    if (whole)
+      destroy(probe);
+    else
+      dlclose(file);
+    return whole;
+  }
+
   bool take_all(void *file) noexcept {
     return take(file, create, "cublasLtCreate") && take(file, destroy, "cublasLtDestroy") &&
            take(file, create_operation, "cublasLtMatmulDescCreate") &&
@@ -116,8 +128,8 @@ struct Descriptors {
   Library const &lt_;
 };
 
-// The handle of the current device, made once. Null where there is none.
-Handle handle() noexcept;
+// The handle of the current device, made once. Null where there is none. Throws std::bad_alloc.
+Handle handle();
 
 // Prompts differ in length, and asking takes longer than some products: lengths in the same 32 share an algorithm.
 constexpr int FEW_ROWS = 16, ROWS_STEP = 32;

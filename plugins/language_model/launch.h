@@ -26,7 +26,7 @@ struct LanguageModelTensors {  // addresses on the device
   void *new_rows;  // [T, B, 2L*K, D]
 };
 
-// Bytes that `language_model_run` works in for these sizes; grows with all of them.
+// Bytes that `language_model_run` works in for these sizes and smaller ones; 0 for a model that does not fit.
 size_t language_model_workspace(const ModelSizes &, int batch, int rows, int past_rows, int all_logits) noexcept;
 
 // Calls that came before, so that one of the same shapes and addresses is launched as a whole: a prefill is some 200 launches,

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <tuple>
 
 #include "cublaslt.h"
@@ -77,7 +78,7 @@ std::shared_ptr<Prepared const> prepared(Library const &lt, int device, HalfProd
 
 }  // namespace
 
-Handle lt::handle() noexcept {
+Handle lt::handle() {
   int device = 0;
   if (!library().whole || cudaGetDevice(&device) != cudaSuccess) return nullptr;
   std::lock_guard<std::mutex> lock(guard);
@@ -85,10 +86,9 @@ Handle lt::handle() noexcept {
   return handle != nullptr || library().create(&handle) == 0 ? handle : nullptr;
 }
 
-char const *multiply(HalfProduct const &p, void *workspace, cudaStream_t stream) noexcept {
+char const *multiply(HalfProduct const &p, void *workspace, cudaStream_t stream) noexcept try {
   Library const &lt = library();
-  if (!lt.whole) return "libcublasLt was not found or does not run with this driver; install CUDA's cuBLAS, add its folder to "
-           "LD_LIBRARY_PATH, or name the file in SPATIALLM_CUBLASLT";
+  if (!lt.whole) return lt.why;
   int device = 0;
   if (cudaGetDevice(&device) != cudaSuccess) return "there is no current CUDA device";
   Handle const handle = lt::handle();
@@ -103,6 +103,8 @@ char const *multiply(HalfProduct const &p, void *workspace, cudaStream_t stream)
       return nullptr;
   }
   return "cuBLASLt refused one of the products";
+} catch (std::bad_alloc const &) {
+  return "the host has no memory for one of the products";
 }
 
 }  // namespace spatiallm

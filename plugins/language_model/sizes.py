@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from plugins.decode_step.sizes import Sizes
 
 HEAD_DIM, MAX_LAYERS, MAX_HIDDEN, EIGHT = 64, 64, 4096, 8
+MAX_INNER, MAX_HEADS = 1 << 18, 256
 MOST_VALUES = 2**31 - 1  # of a tensor, in TensorRT 8.6; the weight file is one
 OFFSET_BYTES = 16  # the unit of offsets into it
 FIRST_TENSORS = ("embedding", "final_norm", "head")  # then those of each layer (arguments.py)
@@ -19,11 +20,12 @@ def misfit(sizes: Sizes) -> str | None:
         f"{sizes.heads} query heads share {sizes.kv_heads} key heads, but a multiple of these was expected": (
             sizes.kv_heads >= 1 and sizes.heads >= 1 and sizes.heads % sizes.kv_heads == 0
         ),
+        f"there are {sizes.heads} query heads, but at most {MAX_HEADS} were expected": sizes.heads <= MAX_HEADS,
         f"the hidden state has {sizes.hidden} channels, but a multiple of {EIGHT} up to {MAX_HIDDEN} was expected": (
             EIGHT <= sizes.hidden <= MAX_HIDDEN and sizes.hidden % EIGHT == 0
         ),
-        f"the inner size is {sizes.intermediate}, but a multiple of {EIGHT} was expected": (
-            sizes.intermediate >= EIGHT and sizes.intermediate % EIGHT == 0
+        f"the inner size is {sizes.intermediate}, but a multiple of {EIGHT} up to {MAX_INNER} was expected": (
+            EIGHT <= sizes.intermediate <= MAX_INNER and sizes.intermediate % EIGHT == 0
         ),
         f"there are {sizes.layers} layers, but 1 to {MAX_LAYERS} were expected": 1 <= sizes.layers <= MAX_LAYERS,
     }

@@ -19,8 +19,8 @@ class Device {
     if (shared > DEFAULT_SHARED &&
         !succeeded(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared)))
       return false;
-    kernel<<<blocks, threads, shared, stream_>>>(arguments);
-    return failed_ == nullptr && succeeded(cudaPeekAtLastError());
+    void *values[] = {const_cast<Arguments *>(&arguments)};  // not <<<>>>, which leaves its error among those of other calls
+    return succeeded(cudaLaunchKernel((const void *)kernel, dim3(blocks), dim3(threads), values, shared, stream_));
   }
 
   bool product(const Product &p, void *workspace) {

@@ -39,7 +39,7 @@ bool refuse(char const *plugin, char const *form, char const *word) noexcept {
 
 // How many values a tensor has; 0 for a qkv_bias that is not there.
 long long values_of(ModelSizes const &s, int tensor) noexcept {
-  long long const hidden = s.hidden, queries = s.heads * s.head_dim, qkv = queries + 2 * s.kv_heads * s.head_dim;
+  long long const hidden = s.hidden, head_dim = s.head_dim, queries = s.heads * head_dim, qkv = queries + 2 * s.kv_heads * head_dim;
   if (tensor < ENDS) return tensor == 1 ? hidden : hidden * s.vocabulary;
   switch ((tensor - ENDS) % LAYER_TENSORS) {
     case 1: return qkv * hidden;
@@ -82,10 +82,15 @@ bool check_facts(char const *plugin, Facts const &facts) noexcept {
 }
 
 PluginFieldCollection const *field_names(bool causal) noexcept {
-  static PluginField names[MAX_FIELDS];
-  static PluginFieldCollection const collections[2] = {{count(false), names}, {count(true), names}};
-  for (int field = 0; field < MAX_FIELDS; ++field) names[field] = PluginField(NAMES[field], nullptr, type_of(field), 1);
-  return &collections[causal];
+  static struct Names {  // made once, by whichever thread comes first
+    PluginField fields[MAX_FIELDS];
+    PluginFieldCollection collections[2] = {{count(false), fields}, {count(true), fields}};
+
+    Names() noexcept {
+      for (int field = 0; field < MAX_FIELDS; ++field) fields[field] = PluginField(NAMES[field], nullptr, type_of(field), 1);
+    }
+  } const names;
+  return &names.collections[causal];
 }
 
 PluginFieldCollection const *FieldValues::of(Facts &facts, bool causal) noexcept {

@@ -12,6 +12,6 @@ __global__ void narrow(const int *mask, unsigned char *bytes, int count) {
 }  // namespace
 
 cudaError_t spatiallm::narrow_mask(const int *mask, unsigned char *bytes, int count, cudaStream_t stream) noexcept {
-  narrow<<<(count + THREADS - 1) / THREADS, THREADS, 0, stream>>>(mask, bytes, count);
-  return cudaPeekAtLastError();
+  void *values[] = {&mask, &bytes, &count};
+  return cudaLaunchKernel((const void *)narrow, dim3((count + THREADS - 1) / THREADS), dim3(THREADS), values, 0, stream);
 }

@@ -276,7 +276,9 @@ static void drive_ends() {
   Facts facts{};
   given.read<DecodeNode>(facts);
   long long const end = 8LL * (TIED ? facts.offsets[0] : facts.offsets[2]) + 256 * 1000;
-  std::printf("ends %d %d\n", offsets_fit(facts, end), offsets_fit(facts, end - 1));
+  std::printf("ends %d %d", offsets_fit(facts, end), offsets_fit(facts, end - 1));
+  facts.sizes.heads = 1 << 26;  // times 64 is more than an int holds
+  std::printf(" wide %d\n", offsets_fit(facts, end));
 }
 
 int main() {

@@ -54,6 +54,6 @@ def test_every_tensor_reaches_its_place_and_wrong_ones_are_refused(bias: bool, t
         "refused 8 of 8, a short file 1",
         "workspace 4000512",
         "facts come back 1",
-        "ends 1 0",
+        "ends 1 0 wide 0",
         "graphs left 0 missed 0",
     ]
