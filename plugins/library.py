@@ -39,6 +39,16 @@ class Library:
         built = [int(kind.removeprefix("sm_")) for kind in self.architectures]
         return any(number <= here and number // 10 == here // 10 for number in built) or built[-1] <= here
 
+    def misfit(self, gpu: str, compute_capability: str) -> str | None:
+        """Why a GPU cannot run its kernels and what to do, or None."""
+        if self.runs_on(compute_capability):
+            return None
+        kind = f"sm_{compute_capability.replace('.', '')}"
+        return (
+            f"the plugin library {self.path} was built for {', '.join(self.architectures)}, but {gpu} is {kind}. "
+            f"Build it anew: {BUILD} PLUGIN_OPTIONS='--architecture {kind}'"
+        )
+
 
 def library_path() -> Path:
     """Where the library is, or would be."""

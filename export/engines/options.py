@@ -58,6 +58,8 @@ class BuildOptions:
                 f"--plugins makes an engine for prefill and one for decode: it goes with --language_model {SEPARATE} "
                 f"alone, not with {self.language_model}."
             )
+        if self.islands is not None:
+            raise SceneError("--islands is about TensorRT's own layers, of which --plugins leaves none in the language model.")
         if self.hardware_compatible:
             raise SceneError("--plugins is for one kind of GPU, so it does not go with --hardware_compatible.")
 

@@ -82,6 +82,7 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     stays = None if options.graphs is None else plugins_in(folder)
     options, hints = settle_plugins(options, bundle.manifest, tools.tensorrt, tools.gpu, stays)
     options = settle(options, bundle.manifest, present, strongly_typed=tools.strongly_typed)
+    _check_graphs(bundle, options)
     names = settled_plans(options, bundle.manifest)
     library = find_plugins(tools.tensorrt, tools.gpu) if options.plugins else None
     cache = options.timing_cache or default_file(tools.gpu.name, tools.tensorrt)
@@ -116,6 +117,10 @@ def _check_bundle(bundle: Bundle, options: BuildOptions) -> None:
     check_dialect(bundle, "tensorrt")
     if options.plugins:
         check_plugins(bundle.manifest)
+    _check_graphs(bundle, options)
+
+
+def _check_graphs(bundle: Bundle, options: BuildOptions) -> None:
     sources = [source_of(plan, plugins=bool(options.plugins)) for plan in settled_plans(options, bundle.manifest)]
     if missing := [source for source in sources if source not in bundle.manifest.graphs]:
         again = f"python export_model.py --model {bundle.manifest.model} --output {bundle.folder}"

@@ -67,7 +67,6 @@ def check_plugins(manifest: Manifest) -> None:
 
 def find_plugins(tensorrt: str, gpu: Gpu) -> Library:
     """The library, which has kernels for the GPU. Raises EngineError with what to do."""
-    kind = f"sm_{gpu.compute_capability.replace('.', '')}"
     if float(gpu.compute_capability) * 10 < OLDEST:
         raise EngineError(
             f"--plugins is for GPUs of compute capability {OLDEST / 10} or more, but {gpu.name} has "
@@ -77,11 +76,8 @@ def find_plugins(tensorrt: str, gpu: Gpu) -> Library:
         library = open_library(tensorrt)
     except LibraryError as error:
         raise EngineError(f"{error} (or build the engines without --plugins).") from error
-    if not library.runs_on(gpu.compute_capability):
-        raise EngineError(
-            f"the plugin library {library.path} was built for {', '.join(library.architectures)}, but {gpu.name} is "
-            f"{kind}. Build it anew: {BUILD} PLUGIN_OPTIONS='--architecture {kind}'"
-        )
+    if reason := library.misfit(gpu.name, gpu.compute_capability):
+        raise EngineError(reason)
     return library
 
 
@@ -93,11 +89,13 @@ def settle_plugins(
     They are taken where they have run and were faster and closer to float32. `present` says whether the engines of
     which some stay have them; None: none stays.
     """
-    if options.plugins is not None or options.language_model is not None or options.hardware_compatible:
+    others = options.language_model, options.islands  # of TensorRT's own kernels
+    if options.plugins is not None or any(other is not None for other in others) or options.hardware_compatible:
         return replace(options, plugins=bool(options.plugins)), []
     if present is not None:
         return replace(options, plugins=present), []
     proven = gpu.compute_capability == PROVEN_CAPABILITY and tensorrt.startswith(PROVEN_TENSORRT)
+    proven = proven and not options.version_compatible
     exported = all(graph in manifest.graphs for graph in PLUGINS.values())
     if not (proven and exported) or why_no_plugins(manifest.language_model, manifest.precision):
         return replace(options, plugins=False), []

@@ -62,9 +62,7 @@ def examine() -> Findings:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         packages=packages,
         gpus=gpus,
-        cuda_libraries={
-            f"lib{name}": ctypes.util.find_library(name) for name in ("cuda", "cudart", "cublas", "cublasLt", "cudnn")
-        },
+        cuda_libraries={f"lib{name}": ctypes.util.find_library(name) for name in LIBRARIES},
         advice=_advice(packages, gpus),
     )
 

@@ -149,19 +149,21 @@ def misfit(record: EngineRecord, bundle: Bundle, gpu: Gpu, tensorrt: str) -> str
             return f"the bundle was exported anew since {graph} was built"
     if surplus := sorted(record.plans.keys() - set(plans)):
         return f"its plan of {surplus[0]!r} does not go with this bundle and its other plans"
-    return _no_plugins(record, tensorrt)
+    return _no_plugins(record, gpu, tensorrt)
 
 
-def _no_plugins(record: EngineRecord, tensorrt: str) -> str | None:
+def _no_plugins(record: EngineRecord, gpu: Gpu, tensorrt: str) -> str | None:
     """Why the plugin library that the plans need is not here, or None. It is looked at, not given to TensorRT yet."""
     needed = {graph: plan.plugins for graph, plan in record.plans.items() if plan.plugins}
     for graph, version in needed.items():
         try:
-            found = open_library(tensorrt).version
+            library = open_library(tensorrt)
         except LibraryError as error:
             return f"{graph} was built with plugins, and {error}"
-        if found != version:
-            return f"{graph} was built with version {version} of the plugin library, but {found} is here"
+        if library.version != version:
+            return f"{graph} was built with version {version} of the plugin library, but {library.version} is here"
+        if reason := library.misfit(gpu.name, gpu.compute_capability):
+            return f"{graph} was built with plugins, and {reason}"
     return None
 
 

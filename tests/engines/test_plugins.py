@@ -249,6 +249,9 @@ def test_a_library_that_is_gone_or_old_is_a_sentence_and_the_portable_engines_go
     assert f"has version {VERSION - 1}, but {VERSION} is needed. Build it anew: make plugins" in note(bundle)
     site.make("again.so", "10.16.1")
     assert choose(bundle).backend == "tensorrt"
+    site.make("blackwell.so", "10.16.1", architectures="sm_120")
+    assert f"{site.library} was built for sm_120, but NVIDIA Fake 9000 is sm_90. Build it anew: make" in note(bundle)
+    site.make("again.so", "10.16.1")
     facts = json.loads((site.folder / "engine.json").read_text())
     facts["plans"]["decode"]["plugins"] = VERSION - 1
     (site.folder / "engine.json").write_text(json.dumps(facts))
@@ -285,6 +288,7 @@ def test_what_cannot_be_built_is_said_before_anything_is(site: Site, capsys: pyt
             "--plugins makes an engine for prefill and one for decode: it goes with --language_model separate alone, "
             f"not with {layout}."
         )
+    assert refused("--islands", "norm").startswith("--islands is about TensorRT's own layers, of which --plugins")
     assert refused("--hardware_compatible").startswith("--plugins is for one kind of GPU")
     site.restart(FAKE_GPU_NAMES="Card@7.5")
     assert refused().startswith("--plugins is for GPUs of compute capability 8.0 or more, but Card has 7.5.")
@@ -355,11 +359,26 @@ def test_plugins_are_the_default_where_they_have_proven_better(site: Site) -> No
     assert not has_plugins(site)
 
 
-@pytest.mark.parametrize("more", [["--language_model", "separate"], ["--hardware_compatible"]])
+@pytest.mark.parametrize(
+    "more",
+    [["--language_model", "separate"], ["--islands", "norm"], ["--hardware_compatible"], ["--version_compatible"]],
+)
 def test_options_that_ask_for_other_engines_leave_plugins_out(site: Site, more: list[str]) -> None:
     site.begin("8.6.0")
     assert site.build(*more) == 0
     assert not has_plugins(site)
+
+
+def test_engines_with_plugins_beside_a_bundle_that_has_no_such_graphs(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.begin("8.6.0")
+    assert site.build() == 0
+    manifest = site.manifest
+    graphs = {name: file for name, file in manifest.graphs.items() if name != PLUGINS["prefill"]}
+    dataclasses.replace(manifest, graphs=graphs).write(site.bundle)
+    assert site.build("--graphs", "encoder") == 2
+    assert "the bundle has no graph 'prefill.plugin', for it was exported before" in capsys.readouterr().err
 
 
 def test_where_they_have_not_run_plugins_are_asked_for(site: Site) -> None:
