@@ -59,7 +59,7 @@ class BuildOptions:
                 f"alone, not with {self.language_model}."
             )
         if self.islands is not None:
-            raise SceneError("--islands is about TensorRT's own layers, of which --plugins leaves none in the language model.")
+            raise SceneError("--islands is about TensorRT's own layers, of which --plugins leaves none in these parts.")
         if self.hardware_compatible:
             raise SceneError("--plugins is for one kind of GPU, so it does not go with --hardware_compatible.")
 
