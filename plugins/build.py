@@ -215,7 +215,7 @@ def _table(names: Sequence[str]) -> str:
 
 def run(steps: Sequence[Step], output: Path, jobs: int) -> None:
     """Compile, then link into the place of the library that was there. Raises BuildError."""
-    (output.parent / "objects").mkdir(parents=True, exist_ok=True)
+    _make_folder(output)
     *compiling, linking = steps
     with concurrent.futures.ThreadPoolExecutor(max(1, jobs)) as pool:
         for number, step in enumerate(pool.map(_compile, compiling), start=1):
@@ -224,6 +224,17 @@ def run(steps: Sequence[Step], output: Path, jobs: int) -> None:
         made = Path(folder) / output.name
         _compile(Step((*linking.command[:-1], str(made))))
         made.replace(output)
+
+
+def _make_folder(output: Path) -> None:
+    try:
+        (output.parent / "objects").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BuildError(f"{output.parent}: cannot be written ({error.strerror}). Choose another --output.") from error
+    if output.is_dir():
+        raise BuildError(f"--output {output} is a folder, but the name of a file was expected.")
+    if not os.access(output.parent / "objects", os.W_OK):
+        raise BuildError(f"{output.parent}: cannot be written. Choose another --output.")
 
 
 def _compile(step: Step) -> Step:

@@ -79,6 +79,16 @@ def test_every_part_is_compiled_and_the_library_replaced_as_a_whole(
     assert output.read_text() == before
 
 
+def test_where_the_library_cannot_be_written_is_a_sentence(tools: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        refused(capsys, "--only", "--output", str(tools))
+        == f"--output {tools} is a folder, but the name of a file was expected."
+    )
+    below = tools / "nvcc" / "library.so"
+    said = refused(capsys, "--only", "--output", str(below))
+    assert said == f"{below.parent}: cannot be written (Not a directory). Choose another --output."
+
+
 def test_what_is_missing_is_named(
     tools: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
