@@ -118,6 +118,7 @@ def compiled(variant: str, args: argparse.Namespace) -> Path | str:
             "BACKOFF": 0,
             "COPIES": 1,
             "PROFILE": 0,
+            "CHECKED": 0,
         }
         text = with_constants(inlined(Path(__file__).with_name("probes.cu")), constants)
     else:

@@ -10,6 +10,7 @@
 #   SANITIZER    the program                          (on the path, in CUDA_HOME, in /usr/local/cuda)
 #   CASES        of pytest -k for the language model  (see below)
 #   STEPS        of pytest -k for the decode kernel   (see below)
+#   RACES        the same under racecheck: the kernel without what that cannot follow (plugins/README.md)
 #   LIMIT        seconds for one tool over one file   (120)
 #
 # Exit code 0: all ran and nothing was found; 9 where a tool found something; else pytest's, of the first that failed:
@@ -20,6 +21,7 @@ PYTHON=${PYTHON:-python3} LIMIT=${LIMIT:-120}
 STEP_PYTHON=${STEP_PYTHON:-$PYTHON} STEP_ENV=${STEP_ENV:-}
 CASES=${CASES:-test_prefill and b3-s65-causal or test_prefill and b1-s17-full or test_decode and b4-t3 or garbage}
 STEPS=${STEPS:-one_tile and 63 and reference}
+RACES=${RACES:-checked and 63 and reference}
 export SPATIALLM_LONGEST_WAIT=60000000000 # ns: under a tool the blocks of a grid wait longer for each other
 export PYTORCH_NO_CUDA_MEMORY_CACHING=1           # each tensor an allocation of its own, so that what is beside it is no one's
 [ $# -gt 0 ] || { sed -n '2,/^set -u/p' "${BASH_SOURCE[0]}" | sed '$d; s/^# \{0,1\}//'; exit 2; }
@@ -51,6 +53,7 @@ mkdir -p "$output"; output=$(cd "$output" && pwd); : > "$output/summary.txt"
 worst=0
 for tool in "${tools[@]}"; do
   under "$tool" language_model "$PYTHON" "" tests/gpu/test_language_model.py "$CASES"
-  under "$tool" decode_step "$STEP_PYTHON" "$STEP_ENV" tests/gpu/test_decode_step.py "$STEPS"
+  steps=$STEPS; [ "$tool" != racecheck ] || steps=$RACES
+  under "$tool" decode_step "$STEP_PYTHON" "$STEP_ENV" tests/gpu/test_decode_step.py "$steps"
 done
 exit $worst

@@ -24,7 +24,7 @@ struct Cut {
   static constexpr int WIDE = GROUPS <= LARGEST || GROUPS < EVEN ? GROUPS : EVEN;
   static constexpr int PARTS = (GROUPS + WIDE - 1) / WIDE;                  // chunks of the same rows
   static constexpr int COUNT = (WIDE + SPLIT - 1) / SPLIT;                  // groups of a chunk that a warp has, at most
-  static_assert(K % 64 == 0 && SPLIT <= WARPS, "whole groups, and a warp for each part");
+  static_assert(K % 64 == 0 && SPLIT <= WARPS && SPLIT <= GROUPS, "whole groups, and a warp for each part");
   static_assert(ROWS * WIDE * 128 <= RING_BYTES, "the ring must hold a chunk");
 
   // Groups of a part.
@@ -72,6 +72,12 @@ struct Columns : Cut_ {
     const int g = warp + i * Cut::SPLIT;
     return warp < Cut::SPLIT && g < Cut::groups(part) ? g : -1;
   }
+
+  // The same among all groups of a row, and this warp's first one again where it has none there: nobody else writes that.
+  __device__ __forceinline__ int group_of_row(int part, int i) const {
+    const int g = group(part, i);
+    return g < 0 ? warp : part * Cut::WIDE + g;
+  }
 };
 
 // The vector in shared memory, two halves a word, read when it is needed.
@@ -82,11 +88,12 @@ struct Stored : Columns<Cut> {
 
   __device__ __forceinline__ Stored(unsigned thread, const unsigned *words) : Columns<Cut>(thread), words(words) {}
 
-  // Two neighbours from each of eight places, beginning at place lane / 4.
+  // Two neighbours from each of eight places, beginning at place lane / 4; nothing, where others may be writing, of a warp
+  // that has no part in this.
   __device__ __forceinline__ void read(int part, int i, unsigned (&x)[8]) const {
-    const unsigned *from = words + (part * Cut::WIDE + max(this->group(part, i), 0)) * 32 + this->lane % 4;
+    const unsigned *from = words + this->group_of_row(part, i) * 32 + this->lane % 4;
 #pragma unroll
-    for (int j = 0; j < 8; ++j) x[j] = from[(j + this->lane / 4) % 8 * 4];
+    for (int j = 0; j < 8; ++j) x[j] = this->warp < Cut::SPLIT ? from[(j + this->lane / 4) % 8 * 4] : 0;
   }
 
   // Fetch this warp's part of what the grid is writing, two halves with a flag, into shared memory.

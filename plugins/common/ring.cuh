@@ -5,21 +5,25 @@
 // ring of RING_BYTES, and the last may go on at its start. Every consumer warp waits for every chunk and gives it back, in
 // order, which keeps the parities of the barriers unambiguous. A chunk costs a warp one wait, whatever its size: slots of 8 KB
 // cost 200 cycles each.
+//
+// A warp gives a chunk back by one lane, behind a __syncwarp. compute-sanitizer's racecheck does not carry the order from the
+// other lanes to that one, so where CHECKED is 1 each lane gives back what it has read itself.
 #pragma once
 #include "waiting.cuh"
 
 constexpr unsigned CHUNKS = 32;  // that are in the ring, at most
+constexpr unsigned GIVING = CHECKED ? 32 : 1;  // lanes of a warp that give a chunk back
 
 struct RingBarriers {
   Barrier full[CHUNKS], empty[CHUNKS];
   unsigned bytes[CHUNKS];  // of each chunk, which only the producer reads
-  volatile unsigned flight;  // bytes on their way, at most; changed by consumers
+  volatile unsigned flight;  // bytes on their way, at most; changed by consumers, and any of its values will do at any time
 };
 
 __device__ __forceinline__ void init_ring(RingBarriers &barriers, int consumer_warps, unsigned flight) {
   for (unsigned i = 0; i < CHUNKS; ++i) {
     barrier_init(&barriers.full[i], 1);
-    barrier_init(&barriers.empty[i], consumer_warps);
+    barrier_init(&barriers.empty[i], GIVING * consumer_warps);
   }
   barriers.flight = flight;
   barriers_ready();
@@ -89,7 +93,7 @@ struct Consumer {
   // Give it back. Every lane has read what it needs.
   __device__ __forceinline__ void release(unsigned bytes) {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) barrier_arrive(&barriers->empty[chunk % CHUNKS]);
+    if (threadIdx.x % 32 < GIVING) barrier_arrive(&barriers->empty[chunk % CHUNKS]);
     ++chunk, place += bytes;
     if (place >= RING_BYTES) place -= RING_BYTES;
   }

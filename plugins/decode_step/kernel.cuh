@@ -52,12 +52,17 @@ struct Step {
   // At the start of a phase, which waits for the grid: weights have to leave room for what others say.
   __device__ __forceinline__ void begin_phase() {
     thread = this_thread(), warp = thread / 32, lane = thread % 32;
-    if (thread == 0) memory.barriers.flight = FLIGHT_WAITING;
+    if (thread == 0) set_flight(FLIGHT_WAITING);
   }
 
   // It has what it waited for.
   __device__ __forceinline__ void begin_product() {
-    if (thread == 0) memory.barriers.flight = FLIGHT;
+    if (thread == 0) set_flight(FLIGHT);
+  }
+
+  // The producer looks at it whenever it does: nothing orders the two, which racecheck (CHECKED) could not know.
+  __device__ __forceinline__ void set_flight(unsigned bytes) {
+    if (!CHECKED) memory.barriers.flight = bytes;
   }
 
   __device__ __forceinline__ void mark() {
@@ -84,8 +89,7 @@ struct Step {
     constexpr int COUNT = Cut::PARTS * Cut::COUNT;
     if (warp >= Cut::SPLIT) return;
     const auto word = [&](int i) {  // two channels; where there is no group, those of the first again
-      const int part = i / Cut::COUNT, group = columns.group(part, i % Cut::COUNT);
-      return (group < 0 ? min(warp, Cut::GROUPS - 1) : part * Cut::WIDE + group) * 32 + lane;
+      return columns.group_of_row(i / Cut::COUNT, i % Cut::COUNT) * 32 + lane;
     };
     const unsigned *row = (const unsigned *)(a.embedding + (long long)memory.token * HIDDEN);
     unsigned gain[COUNT];

@@ -89,6 +89,7 @@ class Tuning:
     gather: int = 0  # 1: warps that attend fetch queries together, through shared memory, instead of all of them each
     backoff: int = 0  # nanoseconds between two looks at what other blocks write
     profile: int = 0
+    checked: int = 0  # 1: for compute-sanitizer's racecheck, without what it cannot follow (plugins/README.md)
 
     @property
     def threads(self) -> int:

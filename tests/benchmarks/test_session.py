@@ -86,6 +86,12 @@ def test_the_sanitizer_tells_what_each_tool_found(tmp_path: Path) -> None:
     assert sanitized(tmp_path, 'echo "$@" passed', "racecheck").returncode == 5
 
 
+def test_racecheck_gets_the_kernel_that_it_can_follow(tmp_path: Path) -> None:
+    assert sanitized(tmp_path, 'echo "${@: -1}"; echo 1 passed').returncode == 0
+    asked = {tool: (tmp_path / "out" / f"{tool}-decode_step.log").read_text() for tool in ("memcheck", "racecheck")}
+    assert asked["memcheck"].startswith("one_tile and ") and asked["racecheck"].startswith("checked and ")
+
+
 def test_the_sanitizer_is_missed_in_a_sentence(tmp_path: Path) -> None:
     ran = bash(SANITIZE, tmp_path / "out", SANITIZER=str(tmp_path / "none"), CUDA_HOME=str(tmp_path))
     if ran.returncode != 2:  # it is installed here
@@ -97,7 +103,8 @@ def test_the_sanitizer_is_missed_in_a_sentence(tmp_path: Path) -> None:
 def test_the_sanitizer_asks_for_tests_that_there_are(tmp_path: Path) -> None:
     """Each choice of cases has some."""
     text = SANITIZE.read_text()
-    for variable, file in (("CASES", "test_language_model.py"), ("STEPS", "test_decode_step.py")):
+    files = {"CASES": "test_language_model.py", "STEPS": "test_decode_step.py", "RACES": "test_decode_step.py"}
+    for variable, file in files.items():
         found = re.search(rf"^(?:PYTHON.*\n)?{variable}=\$\{{{variable}:-([^}}]*)\}}", text, re.M)
         assert found is not None
         for choice in found[1].split(" or "):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +71,7 @@ TUNINGS = {
     ),
     "gathered": Tuning(warps=4, ring=20480, chunk=4096, flight=8192, flight_waiting=4096, pieces=4, peek=1, gather=1),
 }
+TUNINGS["checked"] = replace(TUNINGS["one_tile"], checked=1)
 BLOCKS = 20
 # Eight (fp16) or eleven (bf16) bits less than float32 in what goes into products; logits are of size 3.
 LIMITS = {

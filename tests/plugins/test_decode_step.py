@@ -15,7 +15,7 @@ from tests.plugins.small import CACHE, CAPACITY, LIMITS, LLAMA, QWEN, TUNINGS, E
 
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is needed to run the kernel on the CPU")
 MODELS = {"qwen": QWEN, "llama": LLAMA}
-BUILDS = [("qwen", "one_tile"), ("llama", "idle_warps"), ("qwen", "gathered")]
+BUILDS = [("qwen", "one_tile"), ("llama", "idle_warps"), ("qwen", "gathered"), ("llama", "checked")]
 
 
 @pytest.fixture(scope="module", params=BUILDS, ids="-".join)

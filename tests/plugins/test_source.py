@@ -56,7 +56,7 @@ def test_a_variant_is_a_model_with_other_numbers() -> None:
 
 
 @pytest.mark.skipif(find_nvrtc() is None, reason="NVRTC is needed: pip install nvidia-cuda-nvrtc")
-@pytest.mark.parametrize(("sizes", "tuning"), [(QWEN, "published"), (LLAMA, "one_tile")], ids=["qwen", "llama"])
+@pytest.mark.parametrize(("sizes", "tuning"), [(QWEN, "published"), (LLAMA, "checked")], ids=["qwen", "llama"])
 @pytest.mark.parametrize("pure", [False, True], ids=["loop", "pure"])
 def test_nvrtc_takes_it(sizes: Sizes, tuning: str, pure: bool) -> None:
     """It is stricter than nvcc: there is no host, so no function may be the host's."""
