@@ -12,7 +12,7 @@ from export.engines.islands import DEFAULTS
 from export.engines.job import Job, Outcome
 from export.engines.kept import Digests, copy_plan, kept_plans, layout_in, plugins_in
 from export.engines.options import BuildOptions
-from export.engines.plugins import check_plugins, find_plugins, plugin_notes, settle_plugins
+from export.engines.plugins import check_limits, check_plugins, find_plugins, plugin_notes, settle_plugins
 from export.engines.profiles import Profiles, plan_profiles
 from export.engines.progress import Bars
 from export.engines.settle import settle, settled_plans
@@ -117,6 +117,7 @@ def _check_bundle(bundle: Bundle, options: BuildOptions) -> None:
     check_dialect(bundle, "tensorrt")
     if options.plugins:
         check_plugins(bundle.manifest)
+        check_limits(bundle.manifest, options.limits)
     _check_graphs(bundle, options)
 
 

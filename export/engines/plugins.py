@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from export.engines.options import BuildOptions
+from export.engines.profiles import Limits, plan_profiles
 from plugins.build import DECODE_ARCHITECTURE, OLDEST
 from plugins.decode_step import sizes as decode_step
 from plugins.decode_step.sizes import Sizes
-from plugins.language_model.sizes import MOST_VALUES, misfit, tensor_values
+from plugins.language_model.sizes import MOST_VALUES, call_misfit, misfit, tensor_values
 from plugins.library import BUILD, Library, LibraryError, open_library
 from runtime.engines.plans import PLUGINS
-from runtime.errors import BundleError, EngineError
+from runtime.errors import BundleError, EngineError, SceneError
 from runtime.manifest import LanguageModelSpec, Manifest
 
 if TYPE_CHECKING:  # its package needs the CUDA bindings
@@ -65,6 +66,23 @@ def check_plugins(manifest: Manifest) -> None:
         raise BundleError(f"--plugins cannot run this bundle: {reason}. Build without --plugins.")
 
 
+def limits_misfit(manifest: Manifest, limits: Limits) -> str | None:
+    """Why the kernels cannot run the largest calls that engines are to take, or None."""
+    profiles, sizes = plan_profiles(manifest, limits), model_sizes(manifest.language_model, manifest.precision)
+    prompt, step = profiles["prefill"]["prefill"], profiles["decode"]["decode"]
+    prefill = call_misfit(sizes, prompt["B"][-1], prompt["S"][-1], 0)
+    return prefill or call_misfit(sizes, step["B"][-1], 1, step["M"][-1])
+
+
+def check_limits(manifest: Manifest, limits: Limits) -> None:
+    """Raise SceneError for limits that are too large for the kernels."""
+    if reason := limits_misfit(manifest, limits):
+        raise SceneError(
+            f"--plugins cannot run the largest calls: {reason}. Choose a smaller --max_batch, --max_length or "
+            f"--max_point_tokens."
+        )
+
+
 def find_plugins(tensorrt: str, gpu: Gpu) -> Library:
     """The library, which has kernels for the GPU. Raises EngineError with what to do."""
     if float(gpu.compute_capability) * 10 < OLDEST:
@@ -97,7 +115,8 @@ def settle_plugins(
     proven = gpu.compute_capability == PROVEN_CAPABILITY and tensorrt.startswith(PROVEN_TENSORRT)
     proven = proven and not options.version_compatible
     exported = all(graph in manifest.graphs for graph in PLUGINS.values())
-    if not (proven and exported) or why_no_plugins(manifest.language_model, manifest.precision):
+    misfit = why_no_plugins(manifest.language_model, manifest.precision) or limits_misfit(manifest, options.limits)
+    if not (proven and exported) or misfit:
         return replace(options, plugins=False), []
     try:
         find_plugins(tensorrt, gpu)

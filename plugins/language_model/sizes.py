@@ -32,6 +32,17 @@ def misfit(sizes: Sizes) -> str | None:
     return next((reason for reason, holds in checks.items() if not holds), None)
 
 
+def call_misfit(sizes: Sizes, batch: int, rows: int, past_rows: int) -> str | None:
+    """Why `batch` sequences of so many new rows, over so many of a cache, are too much for one call, or None."""
+    cached = 2 * sizes.layers * sizes.kv_heads * sizes.head_dim
+    widest = max(2 * sizes.intermediate, cached, sizes.heads * sizes.head_dim)
+    if batch * rows * widest > MOST_VALUES:
+        return f"{batch:,} x {rows:,} new rows of {widest:,} values are more than the {MOST_VALUES:,} of one buffer"
+    if batch * past_rows * cached > MOST_VALUES:
+        return f"a cache of {batch:,} x {past_rows:,} rows of {cached:,} values has more than {MOST_VALUES:,}"
+    return None
+
+
 def tensor_values(sizes: Sizes) -> Iterator[int]:
     """How many values each tensor has, in the order of the offsets; 0 for a qkv_bias that is not there."""
     hidden, queries = sizes.hidden, sizes.heads * sizes.head_dim

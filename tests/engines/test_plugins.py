@@ -381,6 +381,21 @@ def test_engines_with_plugins_beside_a_bundle_that_has_no_such_graphs(
     assert "the bundle has no graph 'prefill.plugin', for it was exported before" in capsys.readouterr().err
 
 
+def test_limits_that_are_too_large_for_the_kernels(
+    site: Site, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.begin("8.6.0")
+    monkeypatch.setattr("plugins.language_model.sizes.MOST_VALUES", 3 * 1024 * 2 * 2 * 2 * 64)
+    assert site.build("--plugins", "--max_batch", "4") == 2
+    said = capsys.readouterr().err
+    assert "--plugins cannot run the largest calls: 4 x 812 new rows of 512 values are more than the 1,572,864" in said
+    assert site.build("--plugins", "--max_batch", "4", "--max_point_tokens", "10") == 2
+    said = capsys.readouterr().err
+    assert "a cache of 4 x 1,024 rows of 512 values has more than 1,572,864. Choose a smaller --max_batch" in said
+    assert site.build("--max_batch", "4") == 0 and not has_plugins(site)
+    assert site.build("--plugins", "--max_batch", "1") == 0
+
+
 def test_where_they_have_not_run_plugins_are_asked_for(site: Site) -> None:
     site.begin("10.16.1")
     assert site.build() == 0
