@@ -10,7 +10,7 @@ from pathlib import Path
 from plugins.decode_step.sizes import Sizes
 from plugins.language_model.arguments import ModelSizes
 
-VERSION = 2  # of what the library's nodes are given and give; a new one for every change that engines would notice
+VERSION = 3  # a new one for every change that engines notice: what nodes are given and give, what memory they ask for
 VARIABLE = "SPATIALLM_PLUGINS"  # the environment names another file
 BUILD = "make plugins"
 
