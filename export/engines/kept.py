@@ -25,12 +25,12 @@ Digests = tuple[str, str]  # of a graph's ONNX file and of its weights
 
 
 def kept_plans(
-    folder: Path, blank: EngineRecord, digests: Mapping[str, Digests], wanted: Sequence[str] | None
+    folder: Path, blank: EngineRecord, digests: Mapping[str, Digests], wanted: Sequence[str] | None, plugins: int = 0
 ) -> dict[str, PlanRecord]:
     """The plans of `folder` that stay beside those `wanted`. Raises EngineError where one does not fit.
 
     `blank` is the record as it will be, `digests` are those of the bundle, for each plan that the engines need.
-    None is wanted: all are, and none stays.
+    None is wanted: all are, and none stays. `plugins` is the version of the plugin library, where that is used.
     """
     if not (rest := [graph for graph in digests if wanted is not None and graph not in wanted]):
         return {}
@@ -41,6 +41,11 @@ def kept_plans(
         raise EngineError(f"{folder}: the engines there have another {wrong[0]}. {_all()}")
     for graph in rest:
         _check(folder, graph, record, digests[graph])
+        if (version := record.plans[graph].plugins) and version != plugins:
+            raise EngineError(
+                f"{folder}: the {graph} engine there was built with version {version} of the plugin library, but "
+                f"{plugins} is here. {_all()}"
+            )
     return {graph: record.plans[graph] for graph in rest}
 
 

@@ -89,7 +89,7 @@ def build_engines(bundle: Bundle, options: BuildOptions, *, silent: bool = False
     TimingFile(cache).read()  # refused here once rather than by every child
     blank = blank_record(bundle.manifest, options, tools)
     digests = graph_digests(bundle.manifest, names, plugins=bool(options.plugins))
-    kept = kept_plans(folder, blank, digests, options.graphs)
+    kept = kept_plans(folder, blank, digests, options.graphs, 0 if library is None else library.version)
     with replacing(folder, EngineError, "let the bundle's folder be written") as partial:
         task = Task(bundle, partial, folder.name, profiles, options, cache.absolute(), library)
         jobs = [task.job(graph, digests[graph]) for graph in names if graph not in kept]

@@ -146,6 +146,20 @@ def test_engines_of_both_kinds_do_not_go_together(site: Site, capsys: pytest.Cap
     assert "the prefill engine there was built from another graph. Build all graphs" in capsys.readouterr().err
 
 
+def test_engines_of_another_version_of_the_library_do_not_stay(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+    site.begin()
+    assert site.build("--plugins") == 0
+    facts = json.loads((site.folder / "engine.json").read_text())
+    facts["plans"]["decode"]["plugins"] = VERSION - 1
+    (site.folder / "engine.json").write_text(json.dumps(facts))
+    assert site.build("--plugins", "--graphs", "prefill") == 2
+    said = (
+        f"the decode engine there was built with version {VERSION - 1} of the plugin library, but {VERSION} is here. "
+    )
+    assert said + "Build all graphs" in capsys.readouterr().err
+    assert site.build("--plugins", "--graphs", "prefill", "decode") == 0
+
+
 def test_a_batch(site: Site) -> None:
     site.begin()
     assert site.build("--language_model", "separate", "--max_batch", "3") == 0
