@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from plugins.language_model.arguments import ModelSizes
 VERSION = 3  # a new one for every change that engines notice: what nodes are given and give, what memory they ask for
 VARIABLE = "SPATIALLM_PLUGINS"  # the environment names another file
 BUILD = "make plugins"
+NODES = "SpatialLM"  # how the names of its nodes begin, and so what they say in TensorRT's log
 
 
 class LibraryError(Exception):
@@ -48,6 +50,12 @@ class Library:
             f"the plugin library {self.path} was built for {', '.join(self.architectures)}, but {gpu} is {kind}. "
             f"Build it anew: {BUILD} PLUGIN_OPTIONS='--architecture {kind}'"
         )
+
+
+def telling(errors: Sequence[str]) -> str | None:
+    """Of TensorRT's errors, in order, the one that says most: what a node of ours said, for TensorRT says after it only
+    that the node has failed; else the last."""
+    return next((error for error in reversed(errors) if error.startswith(NODES)), errors[-1] if errors else None)
 
 
 def library_path() -> Path:

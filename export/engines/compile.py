@@ -18,7 +18,7 @@ from export.engines.messages import read_messages
 from export.engines.options import default_workspace
 from export.engines.phases import Phases
 from export.engines.timing import TimingFile
-from plugins.library import BUILD
+from plugins.library import BUILD, telling
 from runtime.engines.cuda.gpu import free_memory, select_gpu
 from runtime.engines.record import PlanRecord
 from runtime.engines.trt_compat import load_plugins
@@ -209,7 +209,7 @@ def _record(job: Job, network: Network, plan: Any, seconds: float, warm: bool) -
 
 def _failure(job: Job, errors: Sequence[str]) -> str:
     causes = [error for error in errors if CONSEQUENCE not in error]
-    reason = [NO_REASON, *causes][-1]
+    reason = telling(causes) or NO_REASON
     if any(map(NO_MEMORY.search, errors)):
         return (
             f"{job.graph}: the GPU's memory does not suffice to build the engine ({reason}). Build with smaller "

@@ -6,6 +6,8 @@ from typing import Any
 
 import tensorrt as trt
 
+from plugins.library import telling
+
 DTYPES = {
     "FLOAT": "float32",
     "HALF": "float16",
@@ -29,10 +31,10 @@ class Messages(trt.ILogger):  # type: ignore[misc]
             self.errors.append(message.strip().rstrip("."))
 
     def last(self) -> str:
-        """The last error in brackets, or nothing; errors are forgotten then."""
-        text = f" ({self.errors[-1]})" if self.errors else ""
+        """The last error, or the last of our own kernels, in brackets, or nothing; errors are forgotten then."""
+        error = telling(self.errors)
         self.errors.clear()
-        return text
+        return "" if error is None else f" ({error})"
 
 
 def version() -> str:

@@ -290,6 +290,22 @@ def test_a_library_that_tensorrt_does_not_take(site: Site, capsys: pytest.Captur
         site.load()
 
 
+def test_what_our_nodes_say_is_told_and_not_what_tensorrt_says_of_them(
+    site: Site, capsys: pytest.CaptureFixture[str]
+) -> None:
+    site.begin()
+    site.restart(FAKE_GPU_FAULTS="cublaslt:decode.plugin")
+    assert site.build("--plugins") == 2
+    said = "SpatialLMDecodeStep: libcublasLt was not found; install CUDA's cuBLAS"
+    assert f"decode: TensorRT 10.16.1 could not build the engine: {said}." in capsys.readouterr().err
+    site.restart(FAKE_GPU_FAULTS="")
+    assert site.build("--plugins") == 0
+    site.restart(FAKE_GPU_FAULTS="cublaslt:decode.plugin")
+    with pytest.raises(EngineError) as raised:
+        site.load()
+    assert f"decode: TensorRT could not run it ({said})." in str(raised.value)
+
+
 def test_what_cannot_be_built_is_said_before_anything_is(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     def refused(*more: str) -> str:
         assert site.build("--plugins", *more) == 2

@@ -11,7 +11,7 @@ from typing import Any
 
 from fake_device import device
 
-from tensorrt import _plan
+from tensorrt import _plan, _plugins
 from tensorrt._common import ENUMS, MAJOR, VERSION, Dims, Logged, Native, check_logger, native
 from tensorrt._network import INetworkDefinition
 
@@ -175,6 +175,10 @@ class Builder(Logged):
         return IOptimizationProfile()
 
     def build_serialized_network(self, network: INetworkDefinition, config: IBuilderConfig) -> IHostMemory | None:
+        if device.fault("cublaslt", Path(network._source).name):
+            self._log("ERROR", _plugins.NODE_FAILS)
+            self._fail("Could not find any implementation for node logits:SpatialLMPrefill.")
+            return None
         fault = _fault(network, config)
         if fault is not None:
             self._fail(fault)

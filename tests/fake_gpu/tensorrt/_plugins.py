@@ -10,6 +10,7 @@ from fake_device import device
 from tensorrt._common import Native, native
 
 NAMES = ("SpatialLMDecodeStep", "SpatialLMPrefill")
+NODE_FAILS = "SpatialLMDecodeStep: libcublasLt was not found; install CUDA's cuBLAS"
 _loaded: list[str] = []
 
 

@@ -305,6 +305,9 @@ class IExecutionContext(Logged):
             return "the stream is not of the engine's device"
         if device.fault("execute", source) or (stream.capture is not None and device.fault("capture", source)):
             return "CUDA launch failed"
+        if device.fault("cublaslt", source):
+            self._log("ERROR", _plugins.NODE_FAILS)
+            return "Assertion status == kSTATUS_SUCCESS failed"
         if self._profile < 0:
             return "Assertion mOptimizationProfile >= 0 failed"
         if missing := self._missing():
