@@ -46,8 +46,9 @@ def _add_layout(p: argparse._ArgumentGroup | argparse.ArgumentParser) -> None:
         choices=sorted(LAYOUTS),
         help="separate: an engine for prefill and one for decode, whose weights are on the GPU twice; segmented: the "
         "same in engines of a few layers each, which are built side by side and far sooner on TensorRT 8.6; shared: "
-        "one for both, whose weights are there once, and which takes longest to build (default: segmented before "
-        "TensorRT 9 where the model has more layers than a segment, else separate)",
+        "one for both, whose weights are there once, and which takes longest to build (default: separate with our own "
+        "kernels, for which see export.build --help; else segmented before TensorRT 9 where the model has more layers "
+        "than a segment, else separate)",
     )
 
 
@@ -81,8 +82,8 @@ def add_all(p: argparse.ArgumentParser) -> None:
         "--islands",
         nargs="*",
         metavar="ISLAND",
-        help=f"before TensorRT 9, in fp16 bundles: parts of the language model held in their type, of "
-        f"{', '.join(ISLANDS)} (default: norm); the encoder is float32 as a whole",
+        help=f"before TensorRT 9, in fp16 bundles without --plugins: parts of the language model held in their type, "
+        f"of {', '.join(ISLANDS)} (default: norm); the encoder is float32 as a whole",
     )
     p.add_argument(
         "--plugins",
