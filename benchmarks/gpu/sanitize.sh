@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Our kernels under NVIDIA's compute-sanitizer: small cases of tests/gpu, a minute for each tool.
+# Our kernels under NVIDIA's compute-sanitizer: small cases of tests/gpu, about a minute for each tool.
 #
 #   sanitize.sh OUTPUT [TOOL...]    logs and exit codes into the folder OUTPUT; tools: memcheck racecheck (both)
 #
@@ -8,8 +8,8 @@
 #   STEP_PYTHON  for the decode kernel: with pytest and cuda-bindings            (PYTHON)
 #   STEP_ENV     a shell file to source before STEP_PYTHON                       (none)
 #   SANITIZER    the program                          (on the path, in CUDA_HOME, in /usr/local/cuda)
-#   CASES        of pytest -k for the language model  (see below)
-#   STEPS        of pytest -k for the decode kernel   (see below)
+#   CASES        of pytest -k for the language model  (in this file)
+#   STEPS        of pytest -k for the decode kernel   (in this file)
 #   RACES        the same under racecheck: the kernel without what that cannot follow (plugins/README.md)
 #   LIMIT        seconds for one tool over one file   (120)
 #

@@ -56,7 +56,7 @@ MODE_none="--vlm_pe None" MODE_3D_only="--vlm_pe 3D_RoPE --merge_rule 3D_only" M
 SCENE=$ROOT/demo/room.ply
 FEW="--forced_steps 16 --free_tokens 64" # of real sizes, whose ladder climbs on the CPU
 B=$WORK/bundles C=$WORK/checkpoints O=$WORK/results L=$WORK/logs D=$WORK/done
-mkdir -p "$B" "$C" "$O" "$L" "$D"
+[ $# = 0 ] && [ "${BASH_SOURCE[0]}" = "$0" ] || mkdir -p "$B" "$C" "$O" "$L" "$D" # not where it only says what it does
 export PYTHONUNBUFFERED=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 export TORCHINDUCTOR_CACHE_DIR=$WORK/inductor TRITON_CACHE_DIR=$WORK/triton XDG_CACHE_HOME=$WORK/cache
 

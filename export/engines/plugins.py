@@ -116,13 +116,18 @@ def settle_plugins(
     proven = proven and not options.version_compatible
     exported = all(graph in manifest.graphs for graph in PLUGINS.values())
     misfit = why_no_plugins(manifest.language_model, manifest.precision) or limits_misfit(manifest, options.limits)
-    if not (proven and exported) or misfit:
-        return replace(options, plugins=False), []
+    without = replace(options, plugins=False)
+    if not exported or misfit:
+        return without, []
     try:
         find_plugins(tensorrt, gpu)
     except EngineError as error:
         hint = f"built without our own kernels, which are faster here and closer to float32: {error}"
-        return replace(options, plugins=False), [hint.replace(" (or build the engines without --plugins).", "")]
+        return without, [hint.replace(" (or build the engines without --plugins).", "")] if proven else []
+    if not proven:
+        return without, [
+            "our own kernels are left out, for they have not run in such engines yet; --plugins takes them"
+        ]
     return replace(options, plugins=True), []
 
 

@@ -426,9 +426,10 @@ def test_limits_that_are_too_large_for_the_kernels(
     assert site.build("--plugins", "--max_batch", "1") == 0
 
 
-def test_where_they_have_not_run_plugins_are_asked_for(site: Site) -> None:
+def test_where_they_have_not_run_plugins_are_asked_for(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     site.begin("10.16.1")
-    assert site.build() == 0
+    assert site.build("--json") == 0
+    assert "--plugins takes them" in json.loads(capsys.readouterr().out.splitlines()[-1])["notes"][0]
     assert not has_plugins(site)
 
 
