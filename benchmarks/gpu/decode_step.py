@@ -29,7 +29,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.report import command_line, describe_gpu, write_json
+from benchmarks.gpu.report import command_line, describe_gpu, say, write_json
 from plugins.decode_step.models import MODELS
 from plugins.decode_step.sizes import Sizes, Tuning, source
 from plugins.source import inlined, with_constants
@@ -60,7 +60,7 @@ def main() -> None:
     with concurrent.futures.ThreadPoolExecutor(args.compilers) as pool:
         names = ["probes", *variants]
         cubins = dict(zip(names, pool.map(lambda v: compiled(v, args), names), strict=True))
-    say(args, {"compiled": len(cubins), "seconds": round(time.perf_counter() - began, 1)})
+    say(args.output, {"compiled": len(cubins), "seconds": round(time.perf_counter() - began, 1)})
     measure(args, variants, cubins, began + args.budget)
 
 
@@ -68,12 +68,12 @@ def measure(args: argparse.Namespace, variants: list[str], cubins: dict[str, Pat
     """The card, then each variant at each context; decode_step.json is whole after each."""
     result = {"benchmark": "decode_step", "command": command_line("decode_step"), **describe_gpu()}
     result["probes"] = measured(args, "probes", cubins["probes"], 1)
-    say(args, {"variant": "probes", **result["probes"]})
+    say(args.output, {"variant": "probes", **result["probes"]})
     result["contexts"] = {str(context): {} for context in args.context}
     for context, variant in itertools.product(args.context, variants):
         late = {"left_out": f"after {args.budget} s"} if time.perf_counter() > end else None
         facts = late or measured(args, variant, cubins[variant], context)
-        say(args, {"context": context, "variant": variant, **facts})
+        say(args.output, {"context": context, "variant": variant, **facts})
         result["contexts"][str(context)][variant] = facts
         write_json(args.output / "decode_step.json", result)
 
@@ -162,13 +162,6 @@ def measured(args: argparse.Namespace, variant: str, cubin: Path | str, context:
 
 def text_of(stream: str | bytes | None) -> str:
     return stream.decode(errors="replace") if isinstance(stream, bytes) else stream or ""
-
-
-def say(args: argparse.Namespace, facts: dict[str, Any]) -> None:
-    line = json.dumps(facts)
-    print(line, flush=True)
-    with (args.output / "log.jsonl").open("a") as log:
-        log.write(line + "\n")
 
 
 def child(args: argparse.Namespace) -> None:

@@ -29,7 +29,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.report import command_line, describe_gpu, write_json
+from benchmarks.gpu.report import command_line, describe_gpu, say, write_json
 from plugins.decode_step.models import MODELS
 from plugins.library import BUILD, library_path
 
@@ -50,7 +50,7 @@ def main() -> int:
             name = f"{model}:{precision}"
             facts[name] = {}
             for line in measured(args, name):
-                say(args, {"model": name, **line})
+                say(args.output, {"model": name, **line})
                 facts[name].update(line)
                 write_json(args.output / "prefill_step.json", facts)
     facts["seconds"] = round(time.perf_counter() - began, 1)
@@ -114,13 +114,6 @@ def measured(args: argparse.Namespace, name: str) -> Iterator[dict[str, Any]]:
     if code != 0:
         said = errors.read_text()[-1500:]
         yield {"failed": f"after {args.limit:g} s" if late else code, "words": said}
-
-
-def say(args: argparse.Namespace, facts: dict[str, Any]) -> None:
-    line = json.dumps(facts)
-    print(line, flush=True)
-    with (args.output / "log.jsonl").open("a") as log:
-        log.write(line + "\n")
 
 
 def child(args: argparse.Namespace) -> None:

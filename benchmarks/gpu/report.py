@@ -54,6 +54,14 @@ def write_json(path: Path, facts: Facts) -> None:
     partial.replace(path)
 
 
+def say(folder: Path, facts: Facts) -> None:
+    """A line of JSON as it comes: on the terminal, and behind the others in the folder's log."""
+    line = json.dumps(facts)
+    print(line, flush=True)
+    with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+        log.write(line + "\n")
+
+
 def command_line(benchmark: str) -> str:
     """What was called; absolute paths by their last name, because folders differ from machine to machine."""
     arguments = (Path(word).name if word.startswith("/") else word for word in sys.argv[1:])
