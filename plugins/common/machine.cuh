@@ -203,6 +203,13 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const unsigned (&a)[4]
 #define MULTIPLY_TILE "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16"
 #endif
 
+// What both products below give: `sum`, eight columns a row of it, and how the instruction names these operands.
+#define SUM_ROW(n) "+f"(sum[n][0]), "+f"(sum[n][1]), "+f"(sum[n][2]), "+f"(sum[n][3])
+#define SUM_OPERANDS SUM_ROW(0), SUM_ROW(1), SUM_ROW(2), SUM_ROW(3), SUM_ROW(4), SUM_ROW(5), SUM_ROW(6), SUM_ROW(7)
+#define SUM_REGISTERS                                                                                      \
+  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
+  "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
+
 // A tile for warpgroups has 64 rows of 64 halves and lies at a multiple of 1024 bytes; chunk c (16 bytes) of its row r is at
 // c ^ (r % 8). This describes it to them from an offset in bytes on.
 __device__ __forceinline__ unsigned long long describe_tile(const void *tile, int offset) {
@@ -214,17 +221,8 @@ __device__ __forceinline__ unsigned long long describe_tile(const void *tile, in
 // to 16 * step + 15, and rows of `b`'s tile are columns of the product. Between `multiply_begin` and `multiply_end`.
 __device__ __forceinline__ void multiply_tiles(float (&sum)[8][4], const void *a, const void *b, int step, bool add) {
   asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %34, 0; " MULTIPLY_TILE " "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
-      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, %32, %33, p, 1, 1, 0, 0; }"
-      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[0][2]), "+f"(sum[0][3]),
-        "+f"(sum[1][0]), "+f"(sum[1][1]), "+f"(sum[1][2]), "+f"(sum[1][3]),
-        "+f"(sum[2][0]), "+f"(sum[2][1]), "+f"(sum[2][2]), "+f"(sum[2][3]),
-        "+f"(sum[3][0]), "+f"(sum[3][1]), "+f"(sum[3][2]), "+f"(sum[3][3]),
-        "+f"(sum[4][0]), "+f"(sum[4][1]), "+f"(sum[4][2]), "+f"(sum[4][3]),
-        "+f"(sum[5][0]), "+f"(sum[5][1]), "+f"(sum[5][2]), "+f"(sum[5][3]),
-        "+f"(sum[6][0]), "+f"(sum[6][1]), "+f"(sum[6][2]), "+f"(sum[6][3]),
-        "+f"(sum[7][0]), "+f"(sum[7][1]), "+f"(sum[7][2]), "+f"(sum[7][3])
+      "{ .reg .pred p; setp.ne.b32 p, %34, 0; " MULTIPLY_TILE " " SUM_REGISTERS ", %32, %33, p, 1, 1, 0, 0; }"
+      : SUM_OPERANDS
       : "l"(describe_tile(a, step * 32)), "l"(describe_tile(b, step * 32)), "r"((int)add));
 }
 
@@ -232,17 +230,8 @@ __device__ __forceinline__ void multiply_tiles(float (&sum)[8][4], const void *a
 // they are. The registers of a stay as they are until `multiply_end`.
 __device__ __forceinline__ void multiply_rows(float (&sum)[8][4], const unsigned (&a)[4], const void *b, int step) {
   asm volatile(
-      MULTIPLY_TILE " "
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, "
-      "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[0][2]), "+f"(sum[0][3]),
-        "+f"(sum[1][0]), "+f"(sum[1][1]), "+f"(sum[1][2]), "+f"(sum[1][3]),
-        "+f"(sum[2][0]), "+f"(sum[2][1]), "+f"(sum[2][2]), "+f"(sum[2][3]),
-        "+f"(sum[3][0]), "+f"(sum[3][1]), "+f"(sum[3][2]), "+f"(sum[3][3]),
-        "+f"(sum[4][0]), "+f"(sum[4][1]), "+f"(sum[4][2]), "+f"(sum[4][3]),
-        "+f"(sum[5][0]), "+f"(sum[5][1]), "+f"(sum[5][2]), "+f"(sum[5][3]),
-        "+f"(sum[6][0]), "+f"(sum[6][1]), "+f"(sum[6][2]), "+f"(sum[6][3]),
-        "+f"(sum[7][0]), "+f"(sum[7][1]), "+f"(sum[7][2]), "+f"(sum[7][3])
+      MULTIPLY_TILE " " SUM_REGISTERS ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
+      : SUM_OPERANDS
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(describe_tile(b, step * 2048)));
 }
 
