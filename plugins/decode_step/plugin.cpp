@@ -11,11 +11,6 @@ namespace {
 enum Input { IDS, COS, SIN, PAST_LENGTH, PAST, WEIGHTS };
 enum Output { LOGITS, ROWS };
 
-template <class T>
-T const *at(void const *const *inputs, int place) noexcept {
-  return static_cast<T const *>(inputs[place]);
-}
-
 int run_in_one_kernel(DecodeStep const &step, ModelWeights const &weights, int past_rows, void const *const *inputs,
                       void *const *outputs, void *workspace, cudaStream_t stream) noexcept {
   DecodeStepTensors t{};

@@ -18,11 +18,6 @@ size_t mask_bytes(int batch, int rows) noexcept {
   return (static_cast<size_t>(batch) * static_cast<size_t>(rows) + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
 }
 
-template <class T>
-T const *at(void const *const *inputs, int place) noexcept {
-  return static_cast<T const *>(inputs[place]);
-}
-
 }  // namespace
 
 DataType PrefillNode::type(int place) const noexcept {

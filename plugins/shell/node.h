@@ -12,6 +12,12 @@ struct Extents {
   int batch = -1, rows = -1, past_rows = -1;
 };
 
+// An input of a call by its place.
+template <class T>
+T const *at(void const *const *inputs, int place) noexcept {
+  return static_cast<T const *>(inputs[place]);
+}
+
 // TensorRT has a node of its own for each execution context, so what a node keeps is one caller's.
 class Node {
  public:
