@@ -2,12 +2,29 @@
 
 from __future__ import annotations
 
+import ctypes.util
+import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+
+def _a_gpu_can_be_used() -> bool:
+    if ctypes.util.find_library("cuda") is None or importlib.util.find_spec("torch") is None:
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+# Without a GPU Triton's kernels run in its interpreter. That has to be chosen before triton is imported, which some
+# test modules do through transformers while tests are collected.
+if not _a_gpu_can_be_used():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 
 @pytest.fixture(scope="session")

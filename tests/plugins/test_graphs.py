@@ -20,7 +20,8 @@ KEPT = 8
 def library(tmp_path_factory: pytest.TempPathFactory) -> Any:
     built, plugins = tmp_path_factory.mktemp("graphs") / "graphs.so", HERE.parents[1] / "plugins"
     sources = [str(HERE / "run_graphs.cpp"), str(plugins / "language_model" / "graphs.cpp")]
-    options = ["-std=c++17", "-fPIC", "-shared", f"-I{HERE / 'no_cuda'}", f"-I{plugins}"]
+    # Its own CUDA, also where PyTorch has laid the true one open to all libraries of the process.
+    options = ["-std=c++17", "-fPIC", "-shared", "-Wl,-Bsymbolic", f"-I{HERE / 'no_cuda'}", f"-I{plugins}"]
     subprocess.run(["g++", *options, *sources, "-o", str(built)], check=True)
     loaded = ctypes.CDLL(str(built))
     loaded.create.restype = ctypes.c_void_p
