@@ -66,7 +66,7 @@ def profile(engine: Any, feeds: Mapping[str, Tensor], synchronize: Any, runs: in
 
 def contexts(engine: Any) -> list[Any]:
     """Of the shapes just run: an engine that keeps a context for each set of shapes used the last one."""
-    return [[context for context, _ in part._contexts.values()][-1] for part in parts(engine)]
+    return [list(part._contexts.values())[-1].native for part in parts(engine)]
 
 
 def parts(engine: Any) -> list[Any]:

@@ -19,8 +19,9 @@ from runtime.engines.cuda.memory import CudaMemory, DeviceTensor
 from runtime.engines.cuda.steps import CudaSteps
 from runtime.engines.plans import Plans, find_plans, source_of
 from runtime.engines.record import rebuild
-from runtime.engines.trt_engine import TrtEngine, input_shapes, view_of
+from runtime.engines.trt_engine import TrtEngine, input_shapes
 from runtime.engines.trt_segments import SegmentedEngine
+from runtime.engines.trt_views import view_of
 from runtime.engines.trt_weights import DeviceWeights
 from runtime.errors import EngineError
 

@@ -3,67 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorrt as trt
 
-from runtime.bundle import PAST
 from runtime.engines import trt_compat as compat
 from runtime.engines.contract import Tensor, TensorSpec, check_feeds
 from runtime.engines.cuda.memory import DeviceTensor, on_device
-from runtime.engines.record import SEGMENTED, SEPARATE, SHARED, PlanRecord
+from runtime.engines.record import PlanRecord
+from runtime.engines.trt_context import Call, Context, Kind, Shape, kind_of
+from runtime.engines.trt_views import View
 from runtime.errors import EngineError
 
 if TYPE_CHECKING:  # the back end makes these engines
     from runtime.engines.trt import TrtBackend
 
 OPTIONS = {"B": "--max_batch", "P": "--max_point_tokens", "S": "--max_length", "M": "--max_length"}  # others: voxels
-Shape = tuple[int, ...]
 Range = tuple[Shape, Shape]  # smallest and largest shape of an input
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """What of a plan an engine shows."""
-
-    plan: str
-    profile: str
-    letters: Mapping[str, str] = field(default_factory=dict)  # axes that have another letter in the contract
-    feeds: Mapping[str, str] = field(default_factory=dict)  # inputs of the plan that are fed under another name
-    fills: Mapping[str, int] = field(default_factory=dict)  # inputs of the plan that always hold this value
-    keeps_contexts: bool = False  # one for each set of shapes: a captured graph is good for its own context only
-
-
-ENCODER = View(plan="encoder", profile="encoder")
-VIEWS: dict[str, dict[str, View]] = {
-    SHARED: {
-        "encoder": ENCODER,
-        "prefill": View(
-            plan="language_model", profile="prefill", letters={"T": "S"}, fills={PAST: 0, "past_length": 0}
-        ),
-        "decode": View(
-            plan="language_model",
-            profile="decode",
-            feeds={"cos_1d": "cos", "cos_3d": "cos", "sin_1d": "sin", "sin_3d": "sin"},
-            fills={"point_embeds": 0, "point_mask": 0, "lengths": 1},
-            keeps_contexts=True,
-        ),
-    },
-    SEPARATE: {
-        "encoder": ENCODER,
-        "prefill": View(plan="prefill", profile="prefill"),
-        "decode": View(plan="decode", profile="decode", keeps_contexts=True),
-    },
-}  # by layout of the engines, then by graph
-
-
-def view_of(layout: str, graph: str, plan: str) -> View:
-    """What an engine shows of one of its plans."""
-    if layout == SEGMENTED:  # as the separate plans, of fewer layers each
-        return replace(VIEWS[SEPARATE][graph], plan=plan)
-    return VIEWS[layout][graph]
 
 
 def input_shapes(engine: Any) -> dict[str, Shape]:
@@ -89,16 +46,17 @@ class TrtEngine:
         self.name, self.view, self._held = name, view, dict(held or {})
         self._engine, self._record, self._backend = engine, record, backend
         self._profile = list(record.profiles).index(self.view.profile)
-        self._contexts: dict[tuple[Shape, ...] | None, tuple[Any, int]] = {}  # with the scratch address each was given
+        self._contexts: dict[tuple[Shape, ...] | None, Context] = {}
+        self._last: Call | None = None
         self._filled: dict[tuple[str, Shape], Tensor] = {}
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         inputs = input_shapes(engine)
         self._plan_inputs = [name for name in inputs if name not in self._held]
         self._ranges = {name: self._range(name) for name in self._plan_inputs}
-        fed = [name for name in self._plan_inputs if name not in self.view.fills]
-        self.inputs = {self._feed(name): self._spec(name, self._feed(name)) for name in fed}
+        self._fed = {name: self._feed(name) for name in self._plan_inputs if name not in self.view.fills}
+        self.inputs = {feed: self._spec(name, feed) for name, feed in self._fed.items()}
         self.outputs = {name: self._spec(name, name) for name in names if name not in inputs}
-        self.limits = self._limits(fed)
+        self.limits = self._limits()
 
     @property
     def smallest(self) -> dict[str, Shape]:
@@ -106,21 +64,14 @@ class TrtEngine:
         return {self._feed(name): low for name, (low, _) in self._ranges.items()}
 
     def run(self, feeds: Mapping[str, Tensor], outputs: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        given = dict(outputs or {})
-        check_feeds(self, feeds, given)
-        bound = self._bound(feeds)
-        context = self._context(bound)
-        shapes = {name: self._output_shape(context, name) for name in self.outputs}
-        for name, tensor in given.items():
-            if tensor.shape != shapes[name]:
-                raise EngineError(
-                    f"{self.name}: {name!r} is {list(shapes[name])}, but has room for {list(tensor.shape)}."
-                )
-        results = {name: given.get(name) or self._fresh(name, shape) for name, shape in shapes.items()}
-        for name, tensor in (*bound.items(), *self._held.items(), *results.items()):
-            context.set_tensor_address(name, on_device(tensor).address)
-        if not context.execute_async_v3(self._backend.stream):
-            raise EngineError(f"{self.name}: TensorRT could not run it{self._backend.messages.last()}.")
+        given = outputs or {}
+        call = self._call(feeds, given)
+        results = {name: given.get(name) or self._fresh(name, shape) for name, shape in call.outputs.items()}
+        fed = {name: feeds[feed] for name, feed in self._fed.items()}
+        addresses = {name: on_device(tensor).address for name, tensor in (*fed.items(), *results.items())}
+        call.context.use_addresses(addresses | call.addresses)
+        if not call.context.run(self._backend.stream):
+            raise EngineError(f"{self.name}: TensorRT could not run it{self._said()}.")
         return results
 
     def try_once(self) -> None:
@@ -129,10 +80,31 @@ class TrtEngine:
         self._backend.synchronize()
 
     def close(self) -> None:
+        self._last = None
         self._contexts.clear()
         self._filled.clear()
         self._held.clear()
         self._engine = None
+
+    def _call(self, feeds: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Call:
+        """The last one again, where these tensors are of the same kinds; its context is ready for them."""
+        kinds = kind_of(feeds), kind_of(given)
+        if self._last is None or self._last.kinds != kinds:
+            self._last = self._new_call(kinds, feeds, given)
+        self._tell(self._last.context, self._last.shapes)
+        return self._last
+
+    def _new_call(self, kinds: tuple[Kind, Kind], feeds: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Call:
+        check_feeds(self, feeds, given)
+        bound = self._bound(feeds)
+        shapes = {name: bound[name].shape for name in self._plan_inputs}
+        context = self._context(shapes)
+        self._tell(context, shapes)
+        outputs = {name: self._output_shape(context.native, name) for name in self.outputs}
+        self._check_room(given, outputs)
+        unfed = {name: bound[name] for name in self.view.fills} | self._held
+        addresses = {name: on_device(tensor).address for name, tensor in unfed.items()}
+        return Call(kinds=kinds, context=context, shapes=shapes, outputs=outputs, addresses=addresses)
 
     def _feed(self, name: str) -> str:
         return self.view.feeds.get(name, name)
@@ -152,17 +124,17 @@ class TrtEngine:
             sizes = (sizes[0], 1, *sizes[1:])
         return TensorSpec(shown, compat.dtype_name(self._engine.get_tensor_dtype(name)), sizes)
 
-    def _limits(self, fed: list[str]) -> dict[str, int]:
+    def _limits(self) -> dict[str, int]:
         return {
             axis: largest
-            for name in fed
-            for axis, largest in zip(self.inputs[self._feed(name)].shape, self._ranges[name][1], strict=True)
+            for name, feed in self._fed.items()
+            for axis, largest in zip(self.inputs[feed].shape, self._ranges[name][1], strict=True)
             if isinstance(axis, str)
         }
 
     def _bound(self, feeds: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Tensors by the plan's own input names. Raises EngineError for a size that the plan was not built for."""
-        bound = {name: feeds[self._feed(name)] for name in self._plan_inputs if name not in self.view.fills}
+        bound = {name: feeds[feed] for name, feed in self._fed.items()}
         for name, tensor in bound.items():
             self._check_range(name, tensor.shape)
         sizes = {
@@ -183,6 +155,13 @@ class TrtEngine:
                     f"{high} along {axis}. {less}, or build the engines again with a larger {option}."
                 )
 
+    def _check_room(self, given: Mapping[str, Tensor], shapes: Mapping[str, Shape]) -> None:
+        for name, tensor in given.items():
+            if tensor.shape != shapes[name]:
+                raise EngineError(
+                    f"{self.name}: {name!r} is {list(shapes[name])}, but has room for {list(tensor.shape)}."
+                )
+
     def _fill(self, name: str, sizes: Mapping[str, int]) -> Tensor:
         """A constant input in the sizes of the others, along axes of its own in its smallest. It is made once."""
         axes, smallest = self._record.inputs[name], self._ranges[name][0]
@@ -193,27 +172,24 @@ class TrtEngine:
             self._filled[name, shape] = tensor
         return self._filled[name, shape]
 
-    def _context(self, bound: Mapping[str, Tensor]) -> Any:
-        """A context with the shapes of the inputs and the scratch memory as it is now."""
-        shapes = tuple(bound[name].shape for name in self._plan_inputs)
-        key = shapes if self.view.keeps_contexts else None
-        scratch = self._backend.scratch
+    def _context(self, shapes: Mapping[str, Shape]) -> Context:
+        """The one for these shapes, where an engine keeps one for each; else its only one."""
+        key = tuple(shapes.values()) if self.view.keeps_contexts else None
         if key not in self._contexts:
-            self._contexts[key] = self._new_context(), 0
-        context, address = self._contexts[key]
-        if address != scratch.address:
-            compat.set_scratch(context, scratch.address, scratch.bytes)
-            self._contexts[key] = context, scratch.address
-        for name, shape in zip(self._plan_inputs, shapes, strict=True):
-            if not context.set_input_shape(name, shape):
-                raise EngineError(f"{self.name}: TensorRT refuses {list(shape)} for {name!r}{self._said()}.")
-        return context
+            self._contexts[key] = self._new_context()
+        return self._contexts[key]
 
-    def _new_context(self) -> Any:
+    def _tell(self, context: Context, shapes: Mapping[str, Shape]) -> None:
+        """The scratch memory as it is now, and the shapes of the inputs."""
+        context.use_scratch(self._backend.scratch)
+        if refused := context.use_shapes(shapes):
+            raise EngineError(f"{self.name}: TensorRT refuses {list(shapes[refused])} for {refused!r}{self._said()}.")
+
+    def _new_context(self) -> Context:
         context = compat.create_context(self._engine)
         if context is None or not context.set_optimization_profile_async(self._profile, self._backend.stream):
             raise EngineError(f"{self.name}: TensorRT made no context{self._said()}.")
-        return context
+        return Context(context)
 
     def _output_shape(self, context: Any, name: str) -> Shape:
         shape = tuple(context.get_tensor_shape(name))

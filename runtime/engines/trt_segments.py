@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from runtime.bundle import KEYS, ROWS, VALUES
 from runtime.engines.contract import Tensor, TensorSpec, check_feeds
 from runtime.engines.cuda.memory import DeviceTensor, on_device
-from runtime.engines.trt_engine import Shape, TrtEngine
+from runtime.engines.trt_context import Shape
+from runtime.engines.trt_engine import TrtEngine
 
 if TYPE_CHECKING:  # the back end makes these engines
     from runtime.engines.trt import TrtBackend

@@ -14,6 +14,7 @@ OURS = ("runtime", "export", "plugins", "benchmarks")
 HANDLERS = (  # modules whose parameters named `engine`, `layer`, ... are TensorRT's
     "runtime/engines/trt.py",
     "runtime/engines/trt_compat.py",
+    "runtime/engines/trt_context.py",
     "runtime/engines/trt_engine.py",
     "export/engines/compat.py",
     "export/engines/compile.py",

@@ -157,7 +157,7 @@ def test_a_captured_step_keeps_its_context(either: Place) -> None:
         decode: Any = pipeline.engines.decode
         for clouds in (CLOUDS[:1], CLOUDS, CLOUDS[:2]):
             run(pipeline, clouds, tokens=20)
-        contexts = [context for context, _ in decode._contexts.values()]
+        contexts = [context.native for context in decode._contexts.values()]
         assert len({id(context) for context in contexts}) == len(contexts) == 3
         batches = [tuple(context.get_tensor_shape("input_ids")) for context in contexts]
         assert sorted(batches) == [(1, 1), (2, 1), (3, 1)]
