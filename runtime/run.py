@@ -74,6 +74,8 @@ class Run:
         self._backend, self._manifest, self._text_table = engines.backend, engines.manifest, engines.text_table
         self._recorder = recorder
         self._encoder = self._recorded(engines.encoder)
+        mask = engines.prefill.inputs.get("point_mask")  # engines that are no graphs describe none
+        self._mask_type = "bool" if mask is None else mask.dtype  # int32 where our kernels read it
         prefill, decode = self._recorded(engines.prefill), self._recorded(engines.decode, by_step=True)
         device_table = None if recorder is not None else engines.device_table
         self.decoder = Decoder(self._backend, prefill, decode, self._manifest, self._text_table, device_table)
@@ -92,7 +94,7 @@ class Run:
         """Prefill: logits [B, V] after each prompt, and the cache that now holds it."""
         arrays = {
             "input_ids": prompt.input_ids,
-            "point_mask": prompt.point_mask,
+            "point_mask": prompt.point_mask.astype(self._mask_type, copy=False),
             "lengths": prompt.lengths,
             **self.tables(scenes, prompt),
         }

@@ -3,11 +3,12 @@
     the stacked decode graph   ->  SpatialLMDecodeStep(input_ids, cos, sin, past_length, past, weights)
     the stacked prefill graph  ->  SpatialLMPrefill(input_ids, point_embeds, point_mask, cos_3d, ..., lengths, weights)
 
-Inputs and outputs of the graph stay as they are, and one more input comes last: the weight file as it is, `weights` [N]
-in the model's half precision. So the engines of both hold no weights, and the runtime gives both the same memory. Where
-each tensor begins in it is an attribute of the node, `offsets`, in the order of `plugins/common/model.h` and in units
-of 16 bytes; `plugins/language_model/reference.py` says what is computed. What is replaced is exactly what
-`export.graph` makes, in one of its forms of the norm: all else is refused, for the kernels could not know of it.
+Inputs and outputs of the graph stay as they are but for the mask, which becomes int32, and one more input comes last:
+the weight file as it is, `weights` [N] in the model's half precision. So the engines of both hold no weights, and the
+runtime gives both the same memory. Where each tensor begins in it is an attribute of the node, `offsets`, in the order
+of `plugins/common/model.h` and in units of 16 bytes; `plugins/language_model/reference.py` says what is computed. What
+is replaced is exactly what `export.graph` makes, in one of its forms of the norm: all else is refused, for the kernels
+could not know of it.
 """
 
 from __future__ import annotations
@@ -70,14 +71,14 @@ def _rewrite(
     precision: str,
     weight_bytes: int,
 ) -> None:
-    """Put the node in the place of all others. TensorRT gives plugins no booleans, so a mask comes as int32."""
-    graph, narrow = model.graph, f"{MASK}.int32"
+    """Put the node in the place of all others. TensorRT gives plugins no booleans, so a mask is fed as int32."""
+    graph = model.graph
     del graph.node[:], graph.initializer[:]
-    if MASK in inputs:
-        graph.node.append(helper.make_node("Cast", [MASK], [narrow], name=f"{narrow}:Cast", to=INT32))
-    fed = [narrow if name == MASK else name for name in inputs]
+    for value in graph.input:
+        if value.name == MASK:
+            value.type.tensor_type.elem_type = INT32
     names = {"name": f"{OUTPUTS[0]}:{operator}", "domain": DOMAIN}
-    graph.node.append(helper.make_node(operator, [*fed, WEIGHTS], list(OUTPUTS), **names, **facts))
+    graph.node.append(helper.make_node(operator, [*inputs, WEIGHTS], list(OUTPUTS), **names, **facts))
     values = [weight_bytes // HALF_BYTES]
     graph.input.append(helper.make_tensor_value_info(WEIGHTS, PRECISIONS[precision], values))
     model.opset_import.append(helper.make_opsetid(DOMAIN, 1))

@@ -1,4 +1,5 @@
-// The mask of point tokens comes as int32, for TensorRT gives plugins no booleans; the kernels read bytes.
+// The mask of point tokens comes as int32, for TensorRT gives plugins no booleans (NvInferRuntimePlugin.h says so of
+// PluginTensorDesc); the kernels read bytes.
 #pragma once
 #include <cuda_runtime_api.h>
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from export.bundle import ExportOptions, write_bundle
@@ -125,6 +127,36 @@ def test_the_same_tokens_with_and_without(site: Site, version: str) -> None:
     before = gpu.device.counts["launch:next_tokens"]
     assert site.tokens() == portable == site.tokens("onnxruntime")
     assert gpu.device.counts["launch:next_tokens"] > before, "the loop on the device knows no difference"
+
+
+def test_the_mask_is_fed_as_the_graph_takes_it(site: Site) -> None:
+    """int32 now; bool where a bundle was written when the graph had a Cast of its own."""
+    site.begin("8.6.0")
+    assert site.build("--plugins") == 0
+    tokens, taken = site.tokens(), []
+    for cast in (False, True):
+        if cast:
+            cast_the_mask(site)
+            assert site.build("--plugins", "--graphs", "prefill") == 0
+        with site.load() as pipeline:
+            taken.append(pipeline.engines.prefill.inputs["point_mask"].dtype)
+        assert site.tokens() == tokens
+    assert taken == ["int32", "bool"]
+
+
+def cast_the_mask(site: Site) -> None:
+    """Give prefill's graph the form it had before."""
+    manifest, name = site.manifest, site.manifest.graphs[PLUGINS["prefill"]]
+    model = onnx.load(site.bundle / name, load_external_data=False)
+    (value,) = (value for value in model.graph.input if value.name == "point_mask")
+    value.type.tensor_type.elem_type = onnx.TensorProto.BOOL
+    (node,) = model.graph.node
+    node.input[list(node.input).index("point_mask")] = "narrow"
+    model.graph.node.insert(0, onnx.helper.make_node("Cast", ["point_mask"], ["narrow"], to=onnx.TensorProto.INT32))
+    onnx.save(model, site.bundle / name)
+    data = (site.bundle / name).read_bytes()
+    record = FileRecord(bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+    dataclasses.replace(manifest, files={**manifest.files, name: record}).write(site.bundle)
 
 
 def test_before_tensorrt_9_they_take_the_place_of_segments(site: Site) -> None:
