@@ -194,67 +194,6 @@ __device__ __forceinline__ void multiply(float (&sum)[4], const unsigned (&a)[4]
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b_low), "r"(b_high));
 }
 
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
-#define WARPGROUPS 1  // four warps multiply together, by matrices that stay in shared memory
-
-#if HALF_IS_BF16
-#define MULTIPLY_TILE "wgmma.mma_async.sync.aligned.m64n64k16.f32.bf16.bf16"
-#else
-#define MULTIPLY_TILE "wgmma.mma_async.sync.aligned.m64n64k16.f32.f16.f16"
-#endif
-
-// What both products below give: `sum`, eight columns a row of it, and how the instruction names these operands.
-#define SUM_ROW(n) "+f"(sum[n][0]), "+f"(sum[n][1]), "+f"(sum[n][2]), "+f"(sum[n][3])
-#define SUM_OPERANDS SUM_ROW(0), SUM_ROW(1), SUM_ROW(2), SUM_ROW(3), SUM_ROW(4), SUM_ROW(5), SUM_ROW(6), SUM_ROW(7)
-#define SUM_REGISTERS                                                                                      \
-  "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, " \
-  "%22, %23, %24, %25, %26, %27, %28, %29, %30, %31}"
-
-// A tile for warpgroups has 64 rows of 64 halves and lies at a multiple of 1024 bytes; chunk c (16 bytes) of its row r is at
-// c ^ (r % 8). This describes it to them from an offset in bytes on.
-__device__ __forceinline__ unsigned long long describe_tile(const void *tile, int offset) {
-  const unsigned long long eight_rows = 1024 >> 4, start = (shared_address(tile) + offset) >> 4 & 0x3fff;
-  return start | eight_rows << 16 | eight_rows << 32 | 1ull << 62;
-}
-
-// sum [64, 64] += a [64, 16] * b [16, 64] for four warps of 16 rows each, or = where not `add`: of both tiles columns 16 * step
-// to 16 * step + 15, and rows of `b`'s tile are columns of the product. Between `multiply_begin` and `multiply_end`.
-__device__ __forceinline__ void multiply_tiles(float (&sum)[8][4], const void *a, const void *b, int step, bool add) {
-  asm volatile(
-      "{ .reg .pred p; setp.ne.b32 p, %34, 0; " MULTIPLY_TILE " " SUM_REGISTERS ", %32, %33, p, 1, 1, 0, 0; }"
-      : SUM_OPERANDS
-      : "l"(describe_tile(a, step * 32)), "l"(describe_tile(b, step * 32)), "r"((int)add));
-}
-
-// The same with a in registers, each warp's own 16 rows as for `multiply`, and rows 16 * step to 16 * step + 15 of b's tile as
-// they are. The registers of a stay as they are until `multiply_end`.
-__device__ __forceinline__ void multiply_rows(float (&sum)[8][4], const unsigned (&a)[4], const void *b, int step) {
-  asm volatile(
-      MULTIPLY_TILE " " SUM_REGISTERS ", {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
-      : SUM_OPERANDS
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(describe_tile(b, step * 2048)));
-}
-
-// The compiler knows nothing of the time between: it must neither take sums before they are there nor change them late.
-__device__ __forceinline__ void keep_in_place(float (&sum)[8][4]) {
-#pragma unroll
-  for (int n = 0; n < 8; ++n)
-#pragma unroll
-    for (int j = 0; j < 4; ++j) asm volatile("" : "+f"(sum[n][j])::"memory");
-}
-
-__device__ __forceinline__ void multiply_begin(float (&sum)[8][4]) {
-  keep_in_place(sum);
-  asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
-}
-
-__device__ __forceinline__ void multiply_end(float (&sum)[8][4]) {
-  asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
-  keep_in_place(sum);
-}
-#endif
-
 // Data that is read once and should not push other things out of the cache.
 __device__ __forceinline__ unsigned long long read_once() {
   unsigned long long policy;
@@ -279,12 +218,5 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, bool real
 }
 
 __device__ __forceinline__ void copies_done() { asm volatile("cp.async.wait_all;" ::: "memory"); }
-
-// What this thread has written to shared memory is there for multiplications of warpgroups too, behind a barrier.
-__device__ __forceinline__ void show_to_warpgroups() {
-#ifdef WARPGROUPS
-  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
-#endif
-}
 
 #endif

@@ -22,7 +22,7 @@ __device__ __forceinline__ Queries load_queries(const Half *tile) { return {tile
 __device__ __forceinline__ void score(float (&scores)[TILE / 8][4], const Queries &q, const Half *keys) {
   multiply_begin(scores);
 #pragma unroll
-  for (int k = 0; k < HEAD_DIM / 16; ++k) multiply_tiles(scores, q.tile, keys, k, k > 0);
+  for (int k = 0; k < HEAD_DIM / 16; ++k) multiply_tiles<TILE>(scores, q.tile, keys, k);
   multiply_end(scores);
 }
 
@@ -186,6 +186,8 @@ __device__ __forceinline__ void store(const AttendArguments &a, const Work &w, c
 // A block: one tile of queries of one key head of one sequence, over one piece of the keys.
 __global__ void __launch_bounds__(ATTEND_THREADS) attend(const __grid_constant__ AttendArguments a) {
   Half *shared = aligned_tiles(), *stage = shared + TILE_HALVES, *next = stage + STAGE_HALVES;
+  launch_later();
+  wait_for_earlier();
   const Work w = work_of(a);
   const int team = threadIdx.x / TEAM_THREADS, warp_row = w.tile * TILE + (int)threadIdx.x % TEAM_THREADS / 32 * 16;
   const int row = warp_row + (int)threadIdx.x % 32 / 4;
@@ -235,6 +237,8 @@ struct CombineArguments {
 
 // The pieces of a row together: a block of HEAD_DIM threads each.
 __global__ void __launch_bounds__(HEAD_DIM) combine(const __grid_constant__ CombineArguments a) {
+  launch_later();
+  wait_for_earlier();
   const float *from = a.partial + (size_t)blockIdx.x * a.pieces * PARTIAL;
   const int lane = threadIdx.x % 32;
   const float *mine = from + min(lane, a.pieces - 1) * PARTIAL + HEAD_DIM;  // a lane looks after a piece

@@ -1,7 +1,7 @@
 // What is done to each row by itself: embedding, norm, rotation, activation. The residual stream is float32, all that goes into
 // a product is half, rounded once. A block of ROW_THREADS has a row, unless said.
 #pragma once
-#include "../common/numbers.cuh"
+#include "../common/warpgroups.cuh"
 
 constexpr int ROW_THREADS = 128, EIGHT = 8;           // threads, and neighbours that one of them handles at a time
 constexpr int ROTATE_THREADS = 512;  // at most
@@ -46,6 +46,13 @@ __device__ __forceinline__ float sum_of_block(float value) {
   return total;
 }
 
+// What a product has given: parts of its sums, which are added up in order.
+struct Parts {
+  const float *sums;  // [count, R, width]
+  int count;
+  size_t stride;      // R * width
+};
+
 // A row in the registers of a block: each thread has the eights at threadIdx.x, threadIdx.x + ROW_THREADS, ...
 struct Row {
   Eight x[MAX_EIGHTS] = {};
@@ -59,6 +66,17 @@ struct Row {
       if (at(i) < width) x[i] = load_eight(from + at(i));
   }
 
+  __device__ __forceinline__ void add(const Parts &parts, size_t from, int width) {
+#pragma unroll 4
+    for (int part = 0; part < parts.count; ++part) {
+      Row more;
+      more.load(parts.sums + part * parts.stride + from, width);
+#pragma unroll
+      for (int i = 0; i < MAX_EIGHTS; ++i)
+        for (int j = 0; j < EIGHT; ++j) x[i].v[j] += more.x[i].v[j];
+    }
+  }
+
   __device__ __forceinline__ void store(float *to, int width) const {
 #pragma unroll
     for (int i = 0; i < MAX_EIGHTS; ++i)
@@ -66,10 +84,8 @@ struct Row {
   }
 
   // x over the root of its mean square, times gain.
-  __device__ __forceinline__ void store_norm(const Half *gain, Half *to, int width, float epsilon) const {
+  __device__ __forceinline__ void store_norm(Row gains, Half *to, int width, float epsilon) const {
     float squares = 0;
-    Row gains;
-    gains.load(gain, width);  // on its way while the sum is made
 #pragma unroll
     for (int i = 0; i < MAX_EIGHTS; ++i)
       for (int j = 0; j < EIGHT; ++j) squares += x[i].v[j] * x[i].v[j];
@@ -96,16 +112,20 @@ struct EmbedArguments {
 // A row's embedding, or that of its point token, and the first norm of it.
 __global__ void __launch_bounds__(ROW_THREADS) embed(const __grid_constant__ EmbedArguments a) {
   const size_t row = blockIdx.x;
+  Row x, gains;
+  gains.load(a.gain, a.width);
+  launch_later();
+  wait_for_earlier();
   const bool point = a.point_mask != nullptr && a.point_mask[row] != 0;
   const size_t token = clamped(a.ids[row], 0, a.vocabulary - 1);
-  Row x;
   x.load(point ? a.points + row * a.width : a.embedding + token * a.width, a.width);
   x.store(a.residual + row * a.width, a.width);
-  x.store_norm(a.gain, a.normed + row * a.width, a.width, a.epsilon);
+  x.store_norm(gains, a.normed + row * a.width, a.width, a.epsilon);
 }
 
 struct NormArguments {
-  const float *residual;  // [R, C]
+  float *residual;        // [R, C]
+  Parts more;             // that are added to it
   const Half *gain;       // [C]
   Half *normed;           // [R, C]
   int width;
@@ -114,13 +134,18 @@ struct NormArguments {
 
 __global__ void __launch_bounds__(ROW_THREADS) norm(const __grid_constant__ NormArguments a) {
   const size_t row = blockIdx.x;
-  Row x;
+  Row x, gains;
+  gains.load(a.gain, a.width);  // does not depend on what came before
+  launch_later();
+  wait_for_earlier();
   x.load(a.residual + row * a.width, a.width);
-  x.store_norm(a.gain, a.normed + row * a.width, a.width, a.epsilon);
+  x.add(a.more, row * a.width, a.width);
+  if (a.more.count > 0) x.store(a.residual + row * a.width, a.width);
+  x.store_norm(gains, a.normed + row * a.width, a.width, a.epsilon);
 }
 
 struct RotateArguments {
-  const Half *qkv;                                   // [B*T, (H+2K)*D]
+  Parts qkv;                                         // [B*T, (H+2K)*D]
   const Half *bias;                                  // [(H+2K)*D], or null
   const float *cos_3d, *sin_3d, *cos_1d, *sin_1d;    // [B*T, D]
   const unsigned char *point_mask;                   // [B*T], or null
@@ -143,39 +168,59 @@ __device__ __forceinline__ void turn(float (&low)[4], float (&high)[4], const fl
   }
 }
 
-__device__ __forceinline__ void load_four(float (&to)[4], const Half *from) {
+__device__ __forceinline__ void add_four(float (&to)[4], const Half *from) {
   const uint2 bits = *(const uint2 *)from;
   const float2 a = to_floats(bits.x), b = to_floats(bits.y);
-  to[0] = a.x, to[1] = a.y, to[2] = b.x, to[3] = b.y;
+  to[0] += a.x, to[1] += a.y, to[2] += b.x, to[3] += b.y;
 }
 
-// The bias comes behind the product, in float32: keys are as large as 130, and what is rounded to half before is small.
-__device__ __forceinline__ void add_four(float (&to)[4], const Half *bias) {
-  float more[4];
-  load_four(more, bias);
-  for (int j = 0; j < 4; ++j) to[j] += more[j];
+__device__ __forceinline__ void add_four(float (&to)[4], const Parts &parts, size_t from) {
+#pragma unroll 4
+  for (int part = 0; part < parts.count; ++part) {
+    const float4 more = *(const float4 *)(parts.sums + part * parts.stride + from);
+    to[0] += more.x, to[1] += more.y, to[2] += more.z, to[3] += more.w;
+  }
 }
 
-// Bias and rotation; queries go to attention, keys and values into the new cache rows. Eight threads handle a head.
+// Where a row's angles are, and where its new cache row begins.
+struct Token {
+  const float *cosines, *sines;
+  size_t row, cached;
+
+  __device__ __forceinline__ Token(const RotateArguments &a, int at) : row(at) {
+    const int b = at / a.rows, t = at - b * a.rows;
+    const bool point = a.point_mask != nullptr && a.point_mask[at] != 0;
+    cosines = (point ? a.cos_3d : a.cos_1d) + row * HEAD_DIM, sines = (point ? a.sin_3d : a.sin_1d) + row * HEAD_DIM;
+    cached = ((size_t)t * a.batch + b) * a.row_stride;
+  }
+};
+
+// Bias (in float32: keys are as large as 130) and rotation of channels d to d + 3 of a head and of those half a head further;
+// queries go to attention, keys and values into the new cache rows.
+__device__ __forceinline__ void rotate_four(const RotateArguments &a, const Token &token, int head, int d, float (&low)[4],
+                                            float (&high)[4]) {
+  const int at = head * HEAD_DIM + d;
+  if (a.bias != nullptr) add_four(low, a.bias + at), add_four(high, a.bias + at + HALF_DIM);
+  if (head < a.heads + a.kv_heads) turn(low, high, token.cosines + d, token.sines + d);
+  Half *to = head < a.heads ? a.queries + token.row * a.heads * HEAD_DIM + at
+             : head < a.heads + a.kv_heads ? a.keys + token.cached + (head - a.heads) * HEAD_DIM + d
+                                           : a.values + token.cached + (head - a.heads - a.kv_heads) * HEAD_DIM + d;
+  *(uint2 *)to = make_uint2(to_halves(low[0], low[1]), to_halves(low[2], low[3]));
+  *(uint2 *)(to + HALF_DIM) = make_uint2(to_halves(high[0], high[1]), to_halves(high[2], high[3]));
+}
+
+// A row a block, eight threads a head.
 __global__ void __launch_bounds__(ROTATE_THREADS) rotate(const __grid_constant__ RotateArguments a) {
-  const int row = blockIdx.x, b = row / a.rows, t = row % a.rows, heads = a.heads + 2 * a.kv_heads;
-  const bool point = a.point_mask != nullptr && a.point_mask[row] != 0;
-  const float *cosines = (point ? a.cos_3d : a.cos_1d) + (size_t)row * HEAD_DIM;
-  const float *sines = (point ? a.sin_3d : a.sin_1d) + (size_t)row * HEAD_DIM;
-  const size_t cached = ((size_t)t * a.batch + b) * a.row_stride;
+  const int heads = a.heads + 2 * a.kv_heads;
+  launch_later();
+  wait_for_earlier();
+  const Token token(a, blockIdx.x);
   for (int unit = threadIdx.x; unit < heads * 8; unit += blockDim.x) {
-    const int head = unit / 8, d = unit % 8 * 4, at = head * HEAD_DIM + d;
-    const Half *from = a.qkv + (size_t)row * heads * HEAD_DIM + at;
-    float low[4], high[4];
-    load_four(low, from), load_four(high, from + HALF_DIM);
-    if (a.bias != nullptr) add_four(low, a.bias + at), add_four(high, a.bias + at + HALF_DIM);
-    if (head < a.heads + a.kv_heads) turn(low, high, cosines + d, sines + d);
-    Half *to = head < a.heads ? a.queries + (size_t)row * a.heads * HEAD_DIM + at
-               : head < a.heads + a.kv_heads
-                   ? a.keys + cached + (head - a.heads) * HEAD_DIM + d
-                   : a.values + cached + (head - a.heads - a.kv_heads) * HEAD_DIM + d;
-    *(uint2 *)to = make_uint2(to_halves(low[0], low[1]), to_halves(low[2], low[3]));
-    *(uint2 *)(to + HALF_DIM) = make_uint2(to_halves(high[0], high[1]), to_halves(high[2], high[3]));
+    const int head = unit / 8, d = unit % 8 * 4;
+    const size_t from = (token.row * heads + head) * HEAD_DIM + d;
+    float low[4] = {}, high[4] = {};
+    add_four(low, a.qkv, from), add_four(high, a.qkv, from + HALF_DIM);
+    rotate_four(a, token, head, d, low, high);
   }
 }
 
@@ -189,6 +234,8 @@ struct ActivateArguments {
 // silu(gate) * up. A thread each eight.
 __global__ void __launch_bounds__(ROW_THREADS) activate(const __grid_constant__ ActivateArguments a) {
   const long long unit = (long long)blockIdx.x * ROW_THREADS + threadIdx.x;
+  launch_later();
+  wait_for_earlier();
   if (unit >= a.count) return;
   const long long row = unit / (a.width / EIGHT), at = unit % (a.width / EIGHT) * EIGHT;
   const Half *from = a.both + row * 2 * a.width + at;
@@ -209,6 +256,8 @@ struct LastArguments {
 
 // The last valid row of each sequence, a block each: behind the last layer's keys and values only those are of interest.
 __global__ void __launch_bounds__(ROW_THREADS) take_last(const __grid_constant__ LastArguments a) {
+  launch_later();
+  wait_for_earlier();
   const size_t b = blockIdx.x, t = a.lengths == nullptr ? a.rows - 1 : clamped(a.lengths[b] - 1, 0, a.rows - 1);
   const size_t row = b * a.rows + t;
   for (int at = threadIdx.x * EIGHT; at < a.width; at += ROW_THREADS * EIGHT)

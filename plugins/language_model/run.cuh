@@ -2,9 +2,12 @@
 //
 //   bool Device::launch(kernel, unsigned blocks, unsigned threads, size_t shared_bytes, arguments)
 //   bool Device::product(Product)
+//   int Device::multiprocessors()            // of a GPU that takes tiled products; else 0
+//   bool Device::tiled(TiledProduct, Tiling)
 #pragma once
 #include "attention.cuh"
 #include "launch.h"
+#include "tiled.cuh"
 
 // made [rows, out] = given [rows, in] * weight [out, in] transposed, and added to what is there where `adds`. Sums are float32.
 struct Product {
@@ -50,18 +53,25 @@ inline size_t partial_floats(const ModelSizes &s, size_t rows, int keys) {
   return most < 2 ? 0 : (all < (size_t)GRID * TILE ? all : (size_t)GRID * TILE) * PARTIAL;
 }
 
+// Floats for the parts of a product's sums: few rows are cut into many parts, many into few.
+inline size_t part_floats(const ModelSizes &s, size_t rows) {
+  const size_t qkv = (s.heads + 2 * s.kv_heads) * s.head_dim, widest = qkv > (size_t)s.hidden ? qkv : s.hidden;
+  const size_t few = rows * 16 < 1024 ? rows * 16 : 1024;
+  return (rows * 4 > few ? rows * 4 : few) * widest;
+}
+
 // Where everything lies in the workspace; `bytes` is its size, no less than that of smaller calls. With null as its beginning it
 // only measures.
 struct Workspace {
-  float *residual, *partial, *last_residual;
-  Half *normed, *qkv, *queries, *mixed, *both, *active, *last_queries;
+  float *residual, *parts, *partial, *last_residual;
+  Half *normed, *queries, *mixed, *both, *active, *last_queries;
   unsigned char *product;
   size_t bytes = 0;
 
   Workspace(const ModelSizes &s, int batch, int count, int past_rows, bool all_logits, unsigned char *start) : start_(start) {
     const Shape shape(s, batch, count);
     const size_t rows = shape.rows, width = s.hidden, inner = s.intermediate, last = all_logits ? 0 : batch;
-    take(residual, rows * width), take(normed, rows * width), take(qkv, rows * shape.qkv);
+    take(residual, rows * width), take(normed, rows * width), take(parts, part_floats(s, rows));
     take(queries, rows * shape.queries), take(mixed, rows * shape.queries);
     take(both, rows * 2 * inner), take(active, rows * inner);
     take(last_residual, last * width), take(last_queries, last * shape.queries);
@@ -94,8 +104,7 @@ class Run {
   bool all() {
     bool good = begin();
     for (int layer = 0; layer < s_.layers && good; ++layer) good = this->layer(layer);
-    const Half *head = (const Half *)t_.weights.head;
-    return good && product(head, w_.normed, t_.logits, s_.vocabulary, s_.hidden, false, false);
+    return good && head();
   }
 
  private:
@@ -106,26 +115,58 @@ class Run {
   }
 
   bool begin() {
+    multiprocessors_ = device_.multiprocessors();
     rows_ = shape_.rows, queries_ = t_.rows, residual_ = w_.residual, asked_ = w_.queries, last_ = false;
     const EmbedArguments a{t_.ids, (const Half *)t_.weights.embedding, (const Half *)t_.point_embeds, t_.point_mask,
                            weight(0, INPUT_NORM), residual_, w_.normed, s_.hidden, s_.vocabulary, s_.epsilon};
-    return device_.launch(embed, rows_, ROW_THREADS, SUMS, a);
+    return device_.launch(embed, rows_, ROW_THREADS, SUM_BYTES, a);
   }
 
   bool layer(int layer) {
     const bool last = layer == s_.layers - 1;
     const Half *next = last ? (const Half *)t_.weights.final_norm : weight(layer + 1, INPUT_NORM);
-    return product(weight(layer, QKV), w_.normed, w_.qkv, shape_.qkv, s_.hidden, false, true) && rotated(layer) &&
-           (!last || t_.all_logits || shortened()) && attended(layer) &&
-           product(weight(layer, O), w_.mixed, residual_, s_.hidden, shape_.queries, true, false) &&
-           normed(weight(layer, POST_NORM)) &&
-           product(weight(layer, GATE_UP), w_.normed, w_.both, 2 * s_.intermediate, s_.hidden, false, true) &&
-           activated() && product(weight(layer, DOWN), w_.active, residual_, s_.hidden, s_.intermediate, true, false) &&
-           normed(next);
+    return rotated(layer) && (!last || t_.all_logits || shortened()) && attended(layer) &&
+           added(weight(layer, O), w_.mixed, shape_.queries) && normed(weight(layer, POST_NORM)) &&
+           activated(weight(layer, GATE_UP)) && added(weight(layer, DOWN), w_.active, s_.intermediate) && normed(next);
   }
 
   bool product(const Half *weight, const Half *given, void *made, int out, int in, bool adds, bool halves) {
     return device_.product({weight, given, made, out, in, rows_, adds, halves}, w_.product);
+  }
+
+  // The tiling of a product; the same few come again in each layer.
+  const Tiling &tiling(const TiledProduct &p, size_t floats) {
+    for (const Known &known : known_)
+      if (known.wanted.kind == p.kind && known.wanted.out == p.out && known.wanted.in == p.in && known.wanted.tokens == p.tokens)
+        return known.tiling;
+    Known &known = known_[next_++ % KNOWN];
+    known.wanted = {p.kind, p.out, p.in, p.tokens, multiprocessors_, (long long)floats};
+    known.tiling = choose_tiling(known.wanted);
+    return known.tiling;
+  }
+
+  // Into parts, for a kernel that adds them up.
+  bool summed(const Half *weight, const Half *given, int out, int in) {
+    parts_ = {w_.parts, 1, (size_t)rows_ * out};
+    if (multiprocessors_ == 0) return product(weight, given, w_.parts, out, in, false, false);
+    const TiledProduct p{SUMS, weight, given, w_.parts, out, in, rows_, {}};
+    const Tiling &t = tiling(p, part_floats(s_, rows_));
+    parts_.count = t.splits;
+    return device_.tiled(p, t);
+  }
+
+  // Added to the residual stream, at the latest by the norm that follows.
+  bool added(const Half *weight, const Half *given, int in) {
+    if (multiprocessors_ > 0) return summed(weight, given, s_.hidden, in);
+    parts_ = {};
+    return product(weight, given, residual_, s_.hidden, in, true, false);
+  }
+
+  bool head() {
+    const Half *weight = (const Half *)t_.weights.head;
+    if (multiprocessors_ == 0) return product(weight, w_.normed, t_.logits, s_.vocabulary, s_.hidden, false, false);
+    const TiledProduct p{SUMS, weight, w_.normed, t_.logits, s_.vocabulary, s_.hidden, rows_, {}};
+    return device_.tiled(p, tiling(p, 0));
   }
 
   Half *fresh(int layer) const { return (Half *)t_.new_rows + (size_t)layer * s_.kv_heads * HEAD_DIM; }
@@ -133,10 +174,18 @@ class Run {
     return t_.past_rows == 0 ? nullptr : (const Half *)t_.past + (size_t)layer * s_.kv_heads * HEAD_DIM;
   }
 
+  // Few rows are better off with a sum that is cut into parts.
   bool rotated(int layer) {
-    const RotateArguments a{w_.qkv, weight(layer, QKV_BIAS), t_.cos_3d, t_.sin_3d, t_.cos_1d, t_.sin_1d, t_.point_mask,
+    const Half *qkv = weight(layer, QKV);
+    const bool at_once = multiprocessors_ > 0 && rows_ >= AT_ONCE;
+    if (!at_once && !summed(qkv, w_.normed, shape_.qkv, s_.hidden)) return false;
+    const RotateArguments a{parts_, weight(layer, QKV_BIAS), t_.cos_3d, t_.sin_3d, t_.cos_1d, t_.sin_1d, t_.point_mask,
                             w_.queries, fresh(layer), fresh(s_.layers + layer), t_.batch, t_.rows, s_.heads, s_.kv_heads,
                             shape_.stride};
+    if (at_once) {
+      const TiledProduct p{ROTATED, qkv, w_.normed, nullptr, shape_.qkv, s_.hidden, rows_, a};
+      return device_.tiled(p, tiling(p, 0));
+    }
     const int units = (s_.heads + 2 * s_.kv_heads) * 8, threads = ceil_div(units, 32) * 32;
     return device_.launch(rotate, rows_, threads < ROTATE_THREADS ? threads : ROTATE_THREADS, 0, a);
   }
@@ -162,17 +211,29 @@ class Run {
   }
 
   bool normed(const Half *gain) {
-    const NormArguments a{residual_, gain, w_.normed, s_.hidden, s_.epsilon};
-    return device_.launch(norm, rows_, ROW_THREADS, SUMS, a);
+    const NormArguments a{residual_, parts_, gain, w_.normed, s_.hidden, s_.epsilon};
+    return device_.launch(norm, rows_, ROW_THREADS, SUM_BYTES, a);
   }
 
-  bool activated() {
+  bool activated(const Half *weight) {
+    if (multiprocessors_ > 0) {
+      const TiledProduct p{GATED, weight, w_.normed, w_.active, s_.intermediate, s_.hidden, rows_, {}};
+      return device_.tiled(p, tiling(p, 0));
+    }
+    if (!product(weight, w_.normed, w_.both, 2 * s_.intermediate, s_.hidden, false, true)) return false;
     const long long count = (long long)rows_ * s_.intermediate / EIGHT;
     const ActivateArguments a{w_.both, w_.active, s_.intermediate, count};
     return device_.launch(activate, ceil_div(count, ROW_THREADS), ROW_THREADS, 0, a);
   }
 
-  static constexpr size_t SUMS = ROW_THREADS / 32 * sizeof(float);
+  struct Known {
+    Wanted wanted{};
+    Tiling tiling{};
+  };
+
+  static constexpr int AT_ONCE = 128;
+  static constexpr int KNOWN = 10;  // five products, of all rows and of the last ones
+  static constexpr size_t SUM_BYTES = ROW_THREADS / 32 * sizeof(float);
 
   Device &device_;
   const ModelSizes &s_;
@@ -183,4 +244,8 @@ class Run {
   float *residual_ = nullptr;
   const Half *asked_ = nullptr;
   bool last_ = false;
+  int multiprocessors_ = 0;  // 0: products are cuBLASLt's
+  Parts parts_{};            // that the last product has left
+  Known known_[KNOWN];
+  int next_ = 0;
 };

@@ -1,6 +1,8 @@
 // The kernels of one half type on a GPU. HALF_IS_BF16 says which, VARIANT names what this defines (fp16.cu, bf16.cu).
-#include <cstdio>
+#include <cstdlib>
+#include <cstring>
 
+#include "maps.h"
 #include "products.h"
 #include "variant.h"
 
@@ -12,15 +14,33 @@ constexpr size_t DEFAULT_SHARED = 48 << 10;  // bytes that a kernel may have wit
 
 class Device {
  public:
-  explicit Device(cudaStream_t stream) : stream_(stream) {}
+  explicit Device(cudaStream_t stream) : stream_(stream), early_(multiprocessors() > 0) {}
 
   template <class Arguments>
   bool launch(void (*kernel)(Arguments), unsigned blocks, unsigned threads, size_t shared, const Arguments &arguments) {
-    if (shared > DEFAULT_SHARED &&
-        !succeeded(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared)))
-      return false;
-    void *values[] = {const_cast<Arguments *>(&arguments)};  // not <<<>>>, which leaves its error among those of other calls
-    return succeeded(cudaLaunchKernel((const void *)kernel, dim3(blocks), dim3(threads), values, shared, stream_));
+    return launched(kernel, blocks, threads, shared, 1, arguments);
+  }
+
+  // Of a GPU that tiled products were compiled for.
+  int multiprocessors() const {
+    static const char *const asked = std::getenv("SPATIALLM_PRODUCTS");
+    int device = 0, major = 0, count = 0;
+    if ((asked != nullptr && std::strcmp(asked, "cublaslt") == 0) || cudaGetDevice(&device) != cudaSuccess ||
+        cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess || major != 9 ||
+        cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
+      return 0;
+    return count;
+  }
+
+  bool tiled(const TiledProduct &p, const Tiling &t) {
+    TiledArguments a = arguments_of(p, t);
+    const TiledKernel kernel = tiled_kernel_of(t.width, p.kind);
+    const int weight_rows = p.kind == GATED ? 2 * p.out : p.out;
+    failed_ = kernel.run == nullptr ? "no product was compiled for these sizes" : nullptr;
+    if (failed_ == nullptr) failed_ = spatiallm::describe(a.weight, p.weight, weight_rows, p.in, weight_box(p.kind, t.across), HALF_IS_BF16);
+    if (failed_ == nullptr) failed_ = spatiallm::describe(a.given, p.given, p.tokens, p.in, a.box, HALF_IS_BF16);
+    const int cluster = t.across * t.along;
+    return failed_ == nullptr && launched(kernel.run, t.clusters * cluster, TILED_THREADS, kernel.bytes, cluster, a);
   }
 
   bool product(const Product &p, void *workspace) {
@@ -32,12 +52,32 @@ class Device {
   const char *failed() const { return failed_; }
 
  private:
+  // Its blocks may come to their places while the kernel before ends; each waits before it looks at anything.
+  template <class Arguments>
+  bool launched(void (*kernel)(Arguments), unsigned blocks, unsigned threads, size_t shared, unsigned cluster,
+                const Arguments &arguments) {
+    if (shared > DEFAULT_SHARED &&
+        !succeeded(cudaFuncSetAttribute((const void *)kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)shared)))
+      return false;
+    cudaLaunchAttribute attributes[2] = {};
+    attributes[0].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[0].val.programmaticStreamSerializationAllowed = 1;
+    attributes[1].id = cudaLaunchAttributeClusterDimension;
+    attributes[1].val.clusterDim.x = cluster, attributes[1].val.clusterDim.y = attributes[1].val.clusterDim.z = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = dim3(blocks), config.blockDim = dim3(threads);
+    config.dynamicSmemBytes = shared, config.stream = stream_;
+    config.attrs = early_ ? attributes : nullptr, config.numAttrs = !early_ ? 0 : cluster > 1 ? 2 : 1;
+    return succeeded(cudaLaunchKernelEx(&config, kernel, arguments));
+  }
+
   bool succeeded(cudaError_t error) {
     failed_ = error == cudaSuccess ? nullptr : cudaGetErrorString(error);
     return error == cudaSuccess;
   }
 
   cudaStream_t stream_;
+  bool early_;  // all products are ours: every kernel waits for the one before by itself
   const char *failed_ = nullptr;
 };
 

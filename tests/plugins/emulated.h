@@ -93,6 +93,7 @@ inline size_t current = 0, vain = 0;
 inline std::mt19937 chance;
 inline std::vector<std::function<void()>> flying;  // bulk copies
 inline std::function<void()> body;
+inline std::vector<Block *> resident;
 inline jmp_buf home;
 constexpr size_t STACK = 64 << 10, HOPELESS = 200000000;
 
@@ -170,10 +171,11 @@ inline void launch(unsigned grid, unsigned threads, size_t shared, unsigned seed
                    unsigned first = 0) {
   std::vector<std::unique_ptr<Block>> blocks;
   chance.seed(seed);
-  body = kernel, fibers.clear(), flying.clear(), vain = 0, gridDim = {grid}, blockDim = {threads};
+  body = kernel, fibers.clear(), resident.clear(), flying.clear(), vain = 0, gridDim = {grid}, blockDim = {threads};
   for (unsigned b = 0; b < grid; ++b) {
     blocks.push_back(std::make_unique<Block>());
     blocks[b]->warps.resize(threads / 32);
+    resident.push_back(blocks[b].get());
     blocks[b]->memory.assign(shared + 256, 0xff);  // NaN, in whatever type
     blocks[b]->shared = (unsigned char *)(((uintptr_t)blocks[b]->memory.data() + 127) / 128 * 128);
     for (unsigned t = 0; t < threads; ++t) {
@@ -277,8 +279,6 @@ inline void copies_done() {
   for (auto &copy : emulated::fibers[emulated::current]->copies) copy();
   emulated::fibers[emulated::current]->copies.clear();
 }
-
-inline void show_to_warpgroups() {}
 
 // ---- tensor cores: what the 32 lanes hold is laid open, and each takes or computes what is its own
 

@@ -1,16 +1,29 @@
-// The language model's kernels on the CPU, called from Python; products are plain loops.
+// The language model's kernels on the CPU, called from Python; products are plain loops, or tiled ones.
 #define EMULATED
 #include "language_model/run.cuh"
 
 class Device {
  public:
-  explicit Device(unsigned seed) : seed_(seed) {}
+  Device(unsigned seed, int multiprocessors) : seed_(seed), multiprocessors_(multiprocessors) {}
+
+  int multiprocessors() const { return multiprocessors_; }
 
   template <class Arguments>
   bool launch(void (*kernel)(Arguments), unsigned blocks, unsigned threads, size_t shared, const Arguments &arguments) {
     for (unsigned block = 0; block < blocks; ++block)  // none waits for another
       emulated::launch(1, threads, shared, seed_++, [&] { kernel(arguments); }, block);
     return true;
+  }
+
+  bool tiled(const TiledProduct &p, const Tiling &t) {
+    const TiledKernel kernel = tiled_kernel_of(t.width, p.kind);
+    TiledArguments a = arguments_of(p, t);
+    a.weight = {p.weight, p.kind == GATED ? 2 * p.out : p.out, p.in, weight_box(p.kind, t.across)};
+    a.given = {p.given, p.tokens, p.in, a.box};
+    const unsigned blocks = t.across * t.along;
+    for (int cluster = 0; cluster < t.clusters; ++cluster)
+      emulated::launch(blocks, TILED_THREADS, kernel.bytes, seed_++, [&] { kernel.run(a); }, cluster * blocks);
+    return t.clusters > 0;
   }
 
   bool product(const Product &p, void *workspace) {
@@ -29,13 +42,15 @@ class Device {
 
  private:
   unsigned seed_;
+  int multiprocessors_;
 };
 
 extern "C" size_t workspace_bytes(const ModelSizes *sizes, int batch, int rows, int past_rows, int all_logits) {
   return Workspace(*sizes, batch, rows, past_rows, all_logits, nullptr).bytes;
 }
 
-extern "C" int run(const ModelSizes *sizes, const LanguageModelTensors *tensors, void *workspace, unsigned seed) {
-  Device device(seed);
+extern "C" int run(const ModelSizes *sizes, const LanguageModelTensors *tensors, void *workspace, unsigned seed,
+                   int multiprocessors) {
+  Device device(seed, multiprocessors);
   return Run<Device>(device, *sizes, *tensors, workspace).all();
 }

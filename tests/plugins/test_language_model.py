@@ -75,8 +75,10 @@ class Call:
         return made
 
 
-def run(library: Any, model: Small, call: Call, arrays: dict[str, Array]) -> tuple[Array, Array]:
-    """Logits, and the bits of the new rows."""
+def run(
+    library: Any, model: Small, call: Call, arrays: dict[str, Array], multiprocessors: int = 0
+) -> tuple[Array, Array]:
+    """Logits, and the bits of the new rows. With multiprocessors products are tiled."""
     sizes = model.sizes
     logits = np.full((call.batch, *([call.rows] if call.all_logits else []), sizes.vocabulary), np.nan, np.float32)
     rows = np.zeros((call.rows, call.batch, 2 * sizes.layers * sizes.kv_heads, sizes.head_dim), np.uint16)
@@ -93,7 +95,7 @@ def run(library: Any, model: Small, call: Call, arrays: dict[str, Array]) -> tup
         new_rows=rows.ctypes.data,
     )
     aligned = -(-workspace.ctypes.data // 256) * 256
-    assert library.run(ctypes.byref(facts), ctypes.byref(tensors), ctypes.c_void_p(aligned), call.seed)
+    assert library.run(ctypes.byref(facts), ctypes.byref(tensors), ctypes.c_void_p(aligned), call.seed, multiprocessors)
     return logits, rows
 
 
@@ -127,12 +129,13 @@ CALLS = {
 }
 
 
+@pytest.mark.parametrize("multiprocessors", [0, 8])
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 @pytest.mark.parametrize("name", MODELS)
-def test_against_the_definition(name: str, call: Call, libraries: dict[bool, Any]) -> None:
+def test_against_the_definition(name: str, call: Call, multiprocessors: int, libraries: dict[bool, Any]) -> None:
     model = Small.random(MODELS[name], seed=call.seed)
     arrays = call.arrays(model.sizes)
-    logits, bits = run(libraries[model.sizes.bf16], model, call, arrays)
+    logits, bits = run(libraries[model.sizes.bf16], model, call, arrays, multiprocessors)
     wanted, rows = expected(model, call, arrays)
     found = from_bits(bits, model.sizes.bf16)
     for b, length in enumerate(call.lengths or [call.rows] * call.batch):
