@@ -104,7 +104,7 @@ struct Bench {
   // What adds the parts up.
   bool behind(Device &device, const Parts &sums, Half *to) const {
     if (w.heads > 0) return device.launch(rotate, tokens, ROTATE_THREADS, 0, rotation(sums, to));
-    return device.launch(norm, tokens, ROW_THREADS, ROW_THREADS / 32 * 4, NormArguments{residual, sums, gain, to, w.out, 1e-6f});
+    return device.launch(OF_WIDTH(norm, w.out), tokens, ROW_THREADS, ROW_THREADS / 32 * 4, NormArguments{residual, sums, gain, to, w.out, 1e-6f});
   }
 
   bool plain(Device &device, int i) const {

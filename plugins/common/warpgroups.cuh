@@ -126,17 +126,6 @@ __device__ __forceinline__ void multiply_end(float (&sum)[GROUPS][4]) {
   keep_in_place(sum);
 }
 
-// This warpgroup goes on with fewer registers each thread, or with more, once others have given them.
-template <int count>
-__device__ __forceinline__ void fewer_registers() {
-  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
-}
-
-template <int count>
-__device__ __forceinline__ void more_registers() {
-  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
-}
-
 // Threads of this warpgroup wait for each other.
 __device__ __forceinline__ void sync_warpgroup() {
   asm volatile("bar.sync %0, 128;" ::"r"(threadIdx.x / 128 + 1) : "memory");

@@ -183,8 +183,10 @@ __device__ __forceinline__ void store(const AttendArguments &a, const Work &w, c
   }
 }
 
-// A block: one tile of queries of one key head of one sequence, over one piece of the keys.
-__global__ void __launch_bounds__(ATTEND_THREADS) attend(const __grid_constant__ AttendArguments a) {
+// A block: one tile of queries of one key head of one sequence, over one piece of the keys. Where there are many, two share a
+// multiprocessor, each with fewer registers.
+template <int RESIDENT>
+__global__ void __launch_bounds__(ATTEND_THREADS, RESIDENT) attend(const __grid_constant__ AttendArguments a) {
   Half *shared = aligned_tiles(), *stage = shared + TILE_HALVES, *next = stage + STAGE_HALVES;
   launch_later();
   wait_for_earlier();

@@ -5,7 +5,7 @@
 
 constexpr int ROW_THREADS = 128, EIGHT = 8;           // threads, and neighbours that one of them handles at a time
 constexpr int ROTATE_THREADS = 512;  // at most
-constexpr int MAX_HIDDEN = 4096, MAX_EIGHTS = MAX_HIDDEN / (ROW_THREADS * EIGHT);  // of a thread
+constexpr int MAX_HIDDEN = 4096;
 constexpr int HEAD_DIM = 64, HALF_DIM = HEAD_DIM / 2;
 
 struct Eight {
@@ -54,32 +54,38 @@ struct Parts {
 };
 
 // A row in the registers of a block: each thread has the eights at threadIdx.x, threadIdx.x + ROW_THREADS, ...
+template <int EIGHTS>
 struct Row {
-  Eight x[MAX_EIGHTS] = {};
+  Eight x[EIGHTS] = {};
 
   __device__ __forceinline__ static int at(int i) { return ((int)threadIdx.x + i * ROW_THREADS) * EIGHT; }
 
   template <class T>
   __device__ __forceinline__ void load(const T *from, int width) {
 #pragma unroll
-    for (int i = 0; i < MAX_EIGHTS; ++i)
+    for (int i = 0; i < EIGHTS; ++i)
       if (at(i) < width) x[i] = load_eight(from + at(i));
   }
 
+  // In order, but asked for several at a time.
   __device__ __forceinline__ void add(const Parts &parts, size_t from, int width) {
-#pragma unroll 4
-    for (int part = 0; part < parts.count; ++part) {
-      Row more;
-      more.load(parts.sums + part * parts.stride + from, width);
+    constexpr int AT_ONCE = EIGHTS > 2 ? 1 : 4 / EIGHTS;
+    for (int first = 0; first < parts.count; first += AT_ONCE) {
+      Row more[AT_ONCE];
 #pragma unroll
-      for (int i = 0; i < MAX_EIGHTS; ++i)
-        for (int j = 0; j < EIGHT; ++j) x[i].v[j] += more.x[i].v[j];
+      for (int part = 0; part < AT_ONCE; ++part)
+        if (first + part < parts.count) more[part].load(parts.sums + (first + part) * parts.stride + from, width);
+#pragma unroll
+      for (int part = 0; part < AT_ONCE; ++part)
+#pragma unroll
+        for (int i = 0; i < EIGHTS; ++i)
+          for (int j = 0; j < EIGHT; ++j) x[i].v[j] += more[part].x[i].v[j];
     }
   }
 
   __device__ __forceinline__ void store(float *to, int width) const {
 #pragma unroll
-    for (int i = 0; i < MAX_EIGHTS; ++i)
+    for (int i = 0; i < EIGHTS; ++i)
       if (at(i) < width) store_eight(to + at(i), x[i]);
   }
 
@@ -87,11 +93,11 @@ struct Row {
   __device__ __forceinline__ void store_norm(Row gains, Half *to, int width, float epsilon) const {
     float squares = 0;
 #pragma unroll
-    for (int i = 0; i < MAX_EIGHTS; ++i)
+    for (int i = 0; i < EIGHTS; ++i)
       for (int j = 0; j < EIGHT; ++j) squares += x[i].v[j] * x[i].v[j];
     const float scale = 1.0f / sqrtf(sum_of_block(squares) / width + epsilon);
 #pragma unroll
-    for (int i = 0; i < MAX_EIGHTS; ++i) {
+    for (int i = 0; i < EIGHTS; ++i) {
       for (int j = 0; j < EIGHT; ++j) gains.x[i].v[j] *= x[i].v[j] * scale;
       if (at(i) < width) store_eight(to + at(i), gains.x[i]);
     }
@@ -110,9 +116,10 @@ struct EmbedArguments {
 };
 
 // A row's embedding, or that of its point token, and the first norm of it.
+template <int EIGHTS>
 __global__ void __launch_bounds__(ROW_THREADS) embed(const __grid_constant__ EmbedArguments a) {
   const size_t row = blockIdx.x;
-  Row x, gains;
+  Row<EIGHTS> x, gains;
   gains.load(a.gain, a.width);
   launch_later();
   wait_for_earlier();
@@ -132,9 +139,10 @@ struct NormArguments {
   float epsilon;
 };
 
+template <int EIGHTS>
 __global__ void __launch_bounds__(ROW_THREADS) norm(const __grid_constant__ NormArguments a) {
   const size_t row = blockIdx.x;
-  Row x, gains;
+  Row<EIGHTS> x, gains;
   gains.load(a.gain, a.width);  // does not depend on what came before
   launch_later();
   wait_for_earlier();
@@ -143,6 +151,12 @@ __global__ void __launch_bounds__(ROW_THREADS) norm(const __grid_constant__ Norm
   if (a.more.count > 0) x.store(a.residual + row * a.width, a.width);
   x.store_norm(gains, a.normed + row * a.width, a.width, a.epsilon);
 }
+
+// The kernel for rows of this width, of which a block holds one: embed and norm by what EIGHTS they were compiled for.
+#define OF_WIDTH(kernel, width)                                                    \
+  ((width) <= ROW_THREADS * EIGHT       ? kernel<1>                                \
+   : (width) <= ROW_THREADS * EIGHT * 2 ? kernel<2>                                \
+                                        : kernel<MAX_HIDDEN / (ROW_THREADS * EIGHT)>)
 
 struct RotateArguments {
   Parts qkv;                                         // [B*T, (H+2K)*D]
@@ -156,8 +170,8 @@ struct RotateArguments {
 
 // x * cos + rotate_half(x) * sin; entries d and d + D/2 may turn by different angles, as those of point tokens do.
 __device__ __forceinline__ void turn(float (&low)[4], float (&high)[4], const float *cosines, const float *sines) {
-  const float4 c = *(const float4 *)cosines, d = *(const float4 *)(cosines + HALF_DIM);
-  const float4 s = *(const float4 *)sines, t = *(const float4 *)(sines + HALF_DIM);
+  const float4 c = __ldg((const float4 *)cosines), d = __ldg((const float4 *)(cosines + HALF_DIM));
+  const float4 s = __ldg((const float4 *)sines), t = __ldg((const float4 *)(sines + HALF_DIM));
   const float cl[4] = {c.x, c.y, c.z, c.w}, ch[4] = {d.x, d.y, d.z, d.w};
   const float sl[4] = {s.x, s.y, s.z, s.w}, sh[4] = {t.x, t.y, t.z, t.w};
 #pragma unroll
@@ -169,7 +183,7 @@ __device__ __forceinline__ void turn(float (&low)[4], float (&high)[4], const fl
 }
 
 __device__ __forceinline__ void add_four(float (&to)[4], const Half *from) {
-  const uint2 bits = *(const uint2 *)from;
+  const uint2 bits = __ldg((const uint2 *)from);
   const float2 a = to_floats(bits.x), b = to_floats(bits.y);
   to[0] += a.x, to[1] += a.y, to[2] += b.x, to[3] += b.y;
 }
@@ -189,7 +203,7 @@ struct Token {
 
   __device__ __forceinline__ Token(const RotateArguments &a, int at) : row(at) {
     const int b = at / a.rows, t = at - b * a.rows;
-    const bool point = a.point_mask != nullptr && a.point_mask[at] != 0;
+    const bool point = a.point_mask != nullptr && __ldg(a.point_mask + at) != 0;
     cosines = (point ? a.cos_3d : a.cos_1d) + row * HEAD_DIM, sines = (point ? a.sin_3d : a.sin_1d) + row * HEAD_DIM;
     cached = ((size_t)t * a.batch + b) * a.row_stride;
   }

@@ -119,7 +119,7 @@ class Run {
     rows_ = shape_.rows, queries_ = t_.rows, residual_ = w_.residual, asked_ = w_.queries, last_ = false;
     const EmbedArguments a{t_.ids, (const Half *)t_.weights.embedding, (const Half *)t_.point_embeds, t_.point_mask,
                            weight(0, INPUT_NORM), residual_, w_.normed, s_.hidden, s_.vocabulary, s_.epsilon};
-    return device_.launch(embed, rows_, ROW_THREADS, SUM_BYTES, a);
+    return device_.launch(OF_WIDTH(embed, s_.hidden), rows_, ROW_THREADS, SUM_BYTES, a);
   }
 
   bool layer(int layer) {
@@ -205,14 +205,15 @@ class Run {
                             w_.mixed, w_.partial, t_.batch, queries_, t_.rows, t_.past_rows, shape_.group, s_.heads,
                             s_.kv_heads, shape_.stride, s_.layers * s_.kv_heads * HEAD_DIM, t_.causal, last_, tiles, pieces,
                             (unsigned)((1ull << 32) / shape_.group + ((1ull << 32) % shape_.group != 0)), LOG2E / sqrtf(HEAD_DIM)};
-    if (!device_.launch(attend, tiles * t_.batch * s_.kv_heads * pieces, ATTEND_THREADS, ATTEND_BYTES, a)) return false;
+    const int blocks = tiles * t_.batch * s_.kv_heads * pieces;
+    if (!device_.launch(blocks > GRID ? attend<2> : attend<1>, blocks, ATTEND_THREADS, ATTEND_BYTES, a)) return false;
     const CombineArguments c{w_.partial, w_.mixed, pieces};
     return pieces == 1 || device_.launch(combine, rows_ * s_.heads, HEAD_DIM, 0, c);
   }
 
   bool normed(const Half *gain) {
     const NormArguments a{residual_, parts_, gain, w_.normed, s_.hidden, s_.epsilon};
-    return device_.launch(norm, rows_, ROW_THREADS, SUM_BYTES, a);
+    return device_.launch(OF_WIDTH(norm, s_.hidden), rows_, ROW_THREADS, SUM_BYTES, a);
   }
 
   bool activated(const Half *weight) {

@@ -30,11 +30,6 @@ void multiply_wait() {
   __syncwarp();
 }
 
-template <int count>
-void fewer_registers() {}
-template <int count>
-void more_registers() {}
-
 inline void sync_warpgroup() { emulated::pass(emulated::fibers[emulated::current]->home->gates[threadIdx.x / 128 + 1], 128); }
 
 inline void store_transposed(void *column, unsigned first, unsigned second) {
