@@ -57,25 +57,27 @@ __device__ __forceinline__ void launch_later() {
   NAMES_25 ", %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
            "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
-// A tile for warpgroups has rows of 64 halves and lies at a multiple of 1024 bytes; chunk c (16 bytes) of its row r is at
-// c ^ (r % 8). This describes it to them from an offset in bytes on.
-__device__ __forceinline__ unsigned long long describe_tile(const void *tile, int offset) {
-  const unsigned long long eight_rows = 1024 >> 4, start = (shared_address(tile) + offset) >> 4 & 0x3fff;
+// How warpgroups are told where a tile is: in units of 16 bytes, so that one more is one place further. A tile has rows of 64
+// halves and lies at a multiple of 1024 bytes; chunk c (16 bytes) of its row r is at c ^ (r % 8).
+typedef unsigned long long TileAt;
+
+__device__ __forceinline__ TileAt tile_at(const void *tile) {
+  const unsigned long long eight_rows = 1024 >> 4, start = shared_address(tile) >> 4;  // shared memory ends before 2^18
   return start | eight_rows << 16 | eight_rows << 32 | 1ull << 62;
 }
 
 // sum [64, WIDTH] += a [64, 16] * b [WIDTH, 16] transposed, for four warps of 16 rows each: of both tiles columns 16 * step to
 // 16 * step + 15. Between `multiply_begin` and `multiply_end`, or `multiply_pass` and a wait.
 template <int WIDTH>
-__device__ __forceinline__ void multiply_tiles(float (&sum)[WIDTH / 8][4], const void *a, const void *b, int step);
+__device__ __forceinline__ void multiply_tiles(float (&sum)[WIDTH / 8][4], TileAt a, TileAt b, int step);
 
 #define PRODUCT_OF(width, groups, first, second)                                                                        \
   template <>                                                                                                           \
-  __device__ __forceinline__ void multiply_tiles<width>(float (&sum)[groups][4], const void *a, const void *b, int step) { \
+  __device__ __forceinline__ void multiply_tiles<width>(float (&sum)[groups][4], TileAt a, TileAt b, int step) { \
     asm volatile("wgmma.mma_async.sync.aligned.m64n" #width "k16.f32." HALVES " {" NAMES_##groups "}, %" #first ", %" #second \
                  ", 1, 1, 1, 0, 0;"                                                                                     \
                  : SUMS_##groups                                                                                        \
-                 : "l"(describe_tile(a, step * 32)), "l"(describe_tile(b, step * 32)));                                 \
+                 : "l"(a + step * 2), "l"(b + step * 2));                                 \
   }
 PRODUCT_OF(16, 2, 8, 9)
 PRODUCT_OF(64, 8, 32, 33)
@@ -88,11 +90,11 @@ PRODUCT_OF(256, 32, 128, 129)
 
 // sum [64, 64] += a [64, 16] * b [16, 64], a in registers, each warp's own 16 rows as for `multiply`, and rows 16 * step to
 // 16 * step + 15 of b's tile as they are. The registers of a stay as they are until `multiply_end`.
-__device__ __forceinline__ void multiply_rows(float (&sum)[8][4], const unsigned (&a)[4], const void *b, int step) {
+__device__ __forceinline__ void multiply_rows(float (&sum)[8][4], const unsigned (&a)[4], TileAt b, int step) {
   asm volatile(
       "wgmma.mma_async.sync.aligned.m64n64k16.f32." HALVES " {" NAMES_8 "}, {%32, %33, %34, %35}, %36, 1, 1, 1, 1;"
       : SUMS_8
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(describe_tile(b, step * 2048)));
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b + step * 128));
 }
 
 // The compiler knows nothing of the time between: it must neither take sums before they are there nor change them late.
@@ -124,6 +126,17 @@ __device__ __forceinline__ void multiply_end(float (&sum)[GROUPS][4]) {
   multiply_pass();
   multiply_wait<0>();
   keep_in_place(sum);
+}
+
+// This warpgroup goes on with fewer registers each thread, or with more, once others have given them.
+template <int count>
+__device__ __forceinline__ void fewer_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(count));
+}
+
+template <int count>
+__device__ __forceinline__ void more_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(count));
 }
 
 // Threads of this warpgroup wait for each other.

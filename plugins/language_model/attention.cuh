@@ -13,16 +13,17 @@ __device__ __forceinline__ void take_chances(unsigned (&a)[4], const float (&p)[
 
 // Queries stay where they are.
 struct Queries {
-  const Half *tile;
+  TileAt tile;
 };
 
-__device__ __forceinline__ Queries load_queries(const Half *tile) { return {tile}; }
+__device__ __forceinline__ Queries load_queries(const Half *tile) { return {tile_at(tile)}; }
 
 // scores [64, TILE] of a team: queries times keys, transposed as they lie.
 __device__ __forceinline__ void score(float (&scores)[TILE / 8][4], const Queries &q, const Half *keys) {
+  const TileAt at = tile_at(keys);
   multiply_begin(scores);
 #pragma unroll
-  for (int k = 0; k < HEAD_DIM / 16; ++k) multiply_tiles<TILE>(scores, q.tile, keys, k);
+  for (int k = 0; k < HEAD_DIM / 16; ++k) multiply_tiles<TILE>(scores, q.tile, at, k);
   multiply_end(scores);
 }
 
@@ -31,9 +32,10 @@ __device__ __forceinline__ void weigh(float (&sums)[HEAD_DIM / 8][4], const floa
   unsigned a[TILE / 16][4];
 #pragma unroll
   for (int k = 0; k < TILE / 16; ++k) take_chances(a[k], p, k);
+  const TileAt at = tile_at(values);
   multiply_begin(sums);
 #pragma unroll
-  for (int k = 0; k < TILE / 16; ++k) multiply_rows(sums, a[k], values, k);
+  for (int k = 0; k < TILE / 16; ++k) multiply_rows(sums, a[k], at, k);
   multiply_end(sums);
 }
 

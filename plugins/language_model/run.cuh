@@ -135,29 +135,28 @@ class Run {
   }
 
   // The tiling of a product; the same few come again in each layer.
-  const Tiling &tiling(const TiledProduct &p, size_t floats) {
+  const Tiling &tiling(const TiledProduct &p) {
     for (const Known &known : known_)
       if (known.wanted.kind == p.kind && known.wanted.out == p.out && known.wanted.in == p.in && known.wanted.tokens == p.tokens)
         return known.tiling;
     Known &known = known_[next_++ % KNOWN];
+    const size_t floats = p.made == w_.parts ? part_floats(s_, rows_) : 0;
     known.wanted = {p.kind, p.out, p.in, p.tokens, multiprocessors_, (long long)floats};
     known.tiling = choose_tiling(known.wanted);
     return known.tiling;
   }
 
-  // Into parts, for a kernel that adds them up.
-  bool summed(const Half *weight, const Half *given, int out, int in) {
-    parts_ = {w_.parts, 1, (size_t)rows_ * out};
-    if (multiprocessors_ == 0) return product(weight, given, w_.parts, out, in, false, false);
-    const TiledProduct p{SUMS, weight, given, w_.parts, out, in, rows_, {}};
-    const Tiling &t = tiling(p, part_floats(s_, rows_));
-    parts_.count = t.splits;
-    return device_.tiled(p, t);
+  // Into parts, for a kernel that adds them up; cuBLASLt makes one.
+  bool summed(const TiledProduct &p) {
+    parts_ = {w_.parts, 1, (size_t)rows_ * p.out};
+    if (multiprocessors_ == 0) return product(p.weight, p.given, p.made, p.out, p.in, false, false);
+    parts_.count = tiling(p).splits;
+    return device_.tiled(p, tiling(p));
   }
 
   // Added to the residual stream, at the latest by the norm that follows.
   bool added(const Half *weight, const Half *given, int in) {
-    if (multiprocessors_ > 0) return summed(weight, given, s_.hidden, in);
+    if (multiprocessors_ > 0) return summed({SUMS, weight, given, w_.parts, s_.hidden, in, rows_, {}});
     parts_ = {};
     return product(weight, given, residual_, s_.hidden, in, true, false);
   }
@@ -166,7 +165,7 @@ class Run {
     const Half *weight = (const Half *)t_.weights.head;
     if (multiprocessors_ == 0) return product(weight, w_.normed, t_.logits, s_.vocabulary, s_.hidden, false, false);
     const TiledProduct p{SUMS, weight, w_.normed, t_.logits, s_.vocabulary, s_.hidden, rows_, {}};
-    return device_.tiled(p, tiling(p, 0));
+    return device_.tiled(p, tiling(p));
   }
 
   Half *fresh(int layer) const { return (Half *)t_.new_rows + (size_t)layer * s_.kv_heads * HEAD_DIM; }
@@ -174,18 +173,17 @@ class Run {
     return t_.past_rows == 0 ? nullptr : (const Half *)t_.past + (size_t)layer * s_.kv_heads * HEAD_DIM;
   }
 
-  // Few rows are better off with a sum that is cut into parts.
+  // Keys and values into the new rows, queries for attention: at once, or, where that is faster, from sums in parts.
   bool rotated(int layer) {
     const Half *qkv = weight(layer, QKV);
-    const bool at_once = multiprocessors_ > 0 && rows_ >= AT_ONCE;
-    if (!at_once && !summed(qkv, w_.normed, shape_.qkv, s_.hidden)) return false;
-    const RotateArguments a{parts_, weight(layer, QKV_BIAS), t_.cos_3d, t_.sin_3d, t_.cos_1d, t_.sin_1d, t_.point_mask,
-                            w_.queries, fresh(layer), fresh(s_.layers + layer), t_.batch, t_.rows, s_.heads, s_.kv_heads,
-                            shape_.stride};
-    if (at_once) {
-      const TiledProduct p{ROTATED, qkv, w_.normed, nullptr, shape_.qkv, s_.hidden, rows_, a};
-      return device_.tiled(p, tiling(p, 0));
-    }
+    RotateArguments a{{}, weight(layer, QKV_BIAS), t_.cos_3d, t_.sin_3d, t_.cos_1d, t_.sin_1d, t_.point_mask,
+                      w_.queries, fresh(layer), fresh(s_.layers + layer), t_.batch, t_.rows, s_.heads, s_.kv_heads,
+                      shape_.stride};
+    const TiledProduct at_once{ROTATED, qkv, w_.normed, nullptr, shape_.qkv, s_.hidden, rows_, a};
+    const TiledProduct in_parts{SUMS, qkv, w_.normed, w_.parts, shape_.qkv, s_.hidden, rows_, {}};
+    if (multiprocessors_ > 0 && tiling(at_once).cycles < tiling(in_parts).cycles) return device_.tiled(at_once, tiling(at_once));
+    if (!summed(in_parts)) return false;
+    a.qkv = parts_;
     const int units = (s_.heads + 2 * s_.kv_heads) * 8, threads = ceil_div(units, 32) * 32;
     return device_.launch(rotate, rows_, threads < ROTATE_THREADS ? threads : ROTATE_THREADS, 0, a);
   }
@@ -219,7 +217,7 @@ class Run {
   bool activated(const Half *weight) {
     if (multiprocessors_ > 0) {
       const TiledProduct p{GATED, weight, w_.normed, w_.active, s_.intermediate, s_.hidden, rows_, {}};
-      return device_.tiled(p, tiling(p, 0));
+      return device_.tiled(p, tiling(p));
     }
     if (!product(weight, w_.normed, w_.both, 2 * s_.intermediate, s_.hidden, false, true)) return false;
     const long long count = (long long)rows_ * s_.intermediate / EIGHT;
@@ -232,8 +230,7 @@ class Run {
     Tiling tiling{};
   };
 
-  static constexpr int AT_ONCE = 128;
-  static constexpr int KNOWN = 10;  // five products, of all rows and of the last ones
+  static constexpr int KNOWN = 12;  // six products, of all rows and of the last ones
   static constexpr size_t SUM_BYTES = ROW_THREADS / 32 * sizeof(float);
 
   Device &device_;

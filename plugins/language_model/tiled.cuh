@@ -3,14 +3,14 @@
 // after tile, so that the next one's weights are on their way while the last one's results go out.
 //
 // SUMS over inputs may be cut into parts, which are written one behind the other: whoever reads them adds them up, always in the
-// same order. Of a GATED product a warpgroup has the gates and the ups of the same channels in its registers, of a ROTATED one
-// a head.
+// same order. Of a GATED product each warpgroup has every other tile for itself, gates and ups in the same registers, and
+// multiplies while the other one writes. A ROTATED one gives each warpgroup a head.
 #pragma once
 #include "../common/warpgroups.cuh"
 #include "tiles.cuh"
 #include "tiling.h"
 
-constexpr int MULTIPLYING = 256, TILED_THREADS = MULTIPLYING + 32;  // two warpgroups, and the warp that fetches
+constexpr int MULTIPLYING = 256, TILED_THREADS = MULTIPLYING + 128;  // two warpgroups, and that of the warp that fetches
 
 struct TiledArguments {
   TensorMap weight, given;  // [out, in] in boxes of `weight_box` rows; [tokens, in] of `box`
@@ -23,7 +23,7 @@ struct TiledArguments {
 };
 
 template <int WIDTH, Kind KIND>
-constexpr int TILED_BYTES = TILE_ALIGNMENT + stages_of(WIDTH, KIND) * (stage_bytes(WIDTH, KIND) + 16) + staging_bytes(WIDTH, KIND);
+constexpr int TILED_BYTES = TILE_ALIGNMENT + stages_of(WIDTH, KIND) * (stage_bytes(WIDTH) + 16) + 16 + staging_bytes(WIDTH, KIND);
 
 #if defined(WARPGROUPS) || defined(EMULATED)
 
@@ -45,8 +45,9 @@ struct Walk {
   __device__ __forceinline__ bool more() const { return unit < a.units; }
   __device__ __forceinline__ void next() { unit += a.clusters; }
 
-  template <int WIDTH>
+  template <int WIDTH, Kind KIND>
   __device__ __forceinline__ Tile tile() const {
+    constexpr int CHANNELS = KIND == GATED ? WEIGHT_ROWS / 2 : WEIGHT_ROWS;
     const int rest = unit / a.splits, part = unit - rest * a.splits, high = rest / a.wide, low = rest - high * a.wide;
     return {(high * a.along + row) * CHANNELS, (low * a.across + column) * WIDTH, part,
             a.steps * part / a.splits, a.steps * (part + 1) / a.splits};
@@ -56,23 +57,27 @@ struct Walk {
 // Steps in shared memory, as a ring.
 template <int WIDTH, Kind KIND>
 struct Stages {
-  static constexpr int COUNT = stages_of(WIDTH, KIND), ROWS = CHANNELS * (KIND == GATED ? 2 : 1), WEIGHTS = ROWS * STEP_HALVES;
+  static constexpr int COUNT = stages_of(WIDTH, KIND), WEIGHTS = WEIGHT_ROWS * STEP_HALVES;
   static constexpr int HALVES_EACH = WEIGHTS + WIDTH * STEP_HALVES, STAGING = staging_bytes(WIDTH, KIND) / 2;
 
   Half *tiles, *staging;
-  Barrier *full, *empty;
+  Barrier *full, *empty, *turn;  // turn: of each warpgroup, where they take turns
   int at = 0;
   unsigned parity = 0;
 
   __device__ __forceinline__ Stages() {
     tiles = aligned_tiles(), staging = tiles + COUNT * HALVES_EACH;
-    full = (Barrier *)(staging + STAGING), empty = full + COUNT;
+    full = (Barrier *)(staging + STAGING), empty = full + COUNT, turn = empty + COUNT;
   }
 
   __device__ __forceinline__ Half *weights() const { return tiles + at * HALVES_EACH; }
   __device__ __forceinline__ Half *given() const { return weights() + WEIGHTS; }
   __device__ __forceinline__ void next() {
     if (++at == COUNT) at = 0, parity ^= 1;
+  }
+  __device__ __forceinline__ void skip(int steps) {
+    const int rounds = (at + steps) / COUNT;
+    at += steps - rounds * COUNT, parity ^= rounds & 1;
   }
 };
 
@@ -93,7 +98,7 @@ struct Fetcher {
   }
 
   __device__ __forceinline__ void begin() {
-    tile = walk.tile<WIDTH>(), step = tile.begin;
+    tile = walk.tile<WIDTH, KIND>(), step = tile.begin;
   }
 
   __device__ __forceinline__ bool more() const { return walk.more(); }
@@ -103,15 +108,15 @@ struct Fetcher {
 
   // Every block fetches its share for all that need it, and gets the others' from them.
   __device__ __forceinline__ void weights(const Stages<WIDTH, KIND> &s) const {
-    const int bytes = (Stages<WIDTH, KIND>::ROWS + a.along * a.box) * STEP_HALVES * 2;
+    const int bytes = (WEIGHT_ROWS + a.along * a.box) * STEP_HALVES * 2;
     barrier_expect(s.full + s.at, bytes);
     barrier_arrive(s.full + s.at);
     const int column = step * STEP_HALVES;
     if (KIND == GATED) {  // gates in the weight's first half, ups in its second
       for (int half = walk.column; half < 2; half += a.across)
-        copy_tile(s.weights() + half * CHANNELS * STEP_HALVES, &a.weight, column, tile.channel + half * a.out, s.full + s.at, beside);
+        copy_tile(s.weights() + half * (WEIGHT_ROWS / 2) * STEP_HALVES, &a.weight, column, tile.channel + half * a.out, s.full + s.at, beside);
     } else {
-      const int first = a.across == 1 ? 0 : CHANNELS / 2 * walk.column;
+      const int first = a.across == 1 ? 0 : WEIGHT_ROWS / 2 * walk.column;
       copy_tile(s.weights() + first * STEP_HALVES, &a.weight, column, tile.channel + first, s.full + s.at, beside);
     }
   }
@@ -194,8 +199,8 @@ __device__ __forceinline__ void write_gated(const TiledArguments &a, const Tile 
                                             const float (&up)[WIDTH / 8][4], Half *staging) {
   constexpr int ALL = WIDTH / 8, PART = (ALL + 1) / 2;
   const int thread = threadIdx.x % 128, lane = threadIdx.x % 32, warp = thread / 32;
-  const int team = threadIdx.x / 128, channel = tile.channel + team * 64 + thread % 8 * 8;
-  staging += team * PART * 8 * 64;
+  const int channel = tile.channel + thread % 8 * 8;
+  staging += threadIdx.x / 128 * PART * 8 * 64;
 #pragma unroll
   for (int first = 0; first < ALL; first += PART) {
 #pragma unroll
@@ -243,27 +248,33 @@ __device__ __forceinline__ void write_rotated(const TiledArguments &a, const Til
   }
 }
 
+// So many halves behind a tile, in steps of eight.
+__device__ __forceinline__ TileAt further(TileAt tile, int halves) { return tile + halves / 8; }
+
 // Steps of a tile; every stage is given back when the one behind it is being multiplied.
 template <int WIDTH, Kind KIND>
 __device__ __forceinline__ void multiply_steps(int steps, Stages<WIDTH, KIND> &s, const Giver &giver, float (&sum)[WIDTH / 8][4],
                                                float (&ups)[KIND == GATED ? WIDTH / 8 : 1][4]) {
-  const int own = (int)threadIdx.x / 128 * 64 * STEP_HALVES;  // rows of the weights
+  typedef Stages<WIDTH, KIND> S;
+  const TileAt first = tile_at(s.tiles), own = tile_at(s.tiles + (KIND == GATED ? 0 : (int)threadIdx.x / 128 * 64 * STEP_HALVES));
   Barrier *before = nullptr;
   keep_in_place(sum);
   if constexpr (KIND == GATED) keep_in_place(ups);
   for (; steps > 0; --steps, s.next()) {
     while (!barrier_try(s.full + s.at, s.parity)) relax();
     multiply_fence();
+    const TileAt stage = further(0, s.at * S::HALVES_EACH), given = further(first, S::WEIGHTS) + stage;
 #pragma unroll
     for (int k = 0; k < STEP_HALVES / 16; ++k) {
-      multiply_tiles<WIDTH>(sum, s.weights() + own, s.given(), k);
-      if constexpr (KIND == GATED) multiply_tiles<WIDTH>(ups, s.weights() + CHANNELS * STEP_HALVES + own, s.given(), k);
+      multiply_tiles<WIDTH>(sum, own + stage, given, k);
+      if constexpr (KIND == GATED) multiply_tiles<WIDTH>(ups, further(own, S::WEIGHTS / 2) + stage, given, k);
     }
     multiply_pass();
     multiply_wait<1>();
     if (before != nullptr) giver.give(before);
     before = s.empty + s.at;
   }
+  if (KIND == GATED && threadIdx.x % 32 == 0) barrier_arrive(s.turn + (threadIdx.x / 128 ^ 1));  // every stage was waited for
   multiply_wait<0>();
   keep_in_place(sum);
   if constexpr (KIND == GATED) keep_in_place(ups);
@@ -273,8 +284,17 @@ __device__ __forceinline__ void multiply_steps(int steps, Stages<WIDTH, KIND> &s
 template <int WIDTH, Kind KIND>
 __device__ __forceinline__ void multiply_all(const TiledArguments &a, unsigned rank, Stages<WIDTH, KIND> s) {
   const Giver giver(a, rank);
-  for (Walk walk(a, rank); walk.more(); walk.next()) {
-    const Tile tile = walk.tile<WIDTH>();
+  const unsigned team = threadIdx.x / 128;
+  unsigned count = 0;
+  for (Walk walk(a, rank); walk.more(); walk.next(), ++count) {
+    const Tile tile = walk.tile<WIDTH, KIND>();
+    if (KIND == GATED && count % 2 != team) {
+      s.skip(tile.end - tile.begin);
+      continue;
+    }
+    // A parity tells two turns of a stage apart, not three: wait until the other one has come to the end of its tile.
+    if (KIND == GATED)
+      while (!barrier_try(s.turn + team, team == 0 ? count / 2 % 2 ^ 1 : count / 2 % 2)) relax();
     float sum[WIDTH / 8][4] = {}, ups[KIND == GATED ? WIDTH / 8 : 1][4] = {};
     multiply_steps<WIDTH, KIND>(tile.end - tile.begin, s, giver, sum, ups);
     if constexpr (KIND == GATED) write_gated<WIDTH>(a, tile, sum, ups, s.staging);
@@ -294,15 +314,19 @@ __global__ void __launch_bounds__(TILED_THREADS, 1) tiled(const __grid_constant_
   if (threadIdx.x == 0) {
     for (int i = 0; i < stages.COUNT; ++i) {
       barrier_init(stages.full + i, 1);
-      barrier_init(stages.empty + i, MULTIPLYING / 32 * (a.across + a.along - 1));
+      barrier_init(stages.empty + i, (KIND == GATED ? 4 : 8) * (a.across + a.along - 1));
     }
+    barrier_init(stages.turn, 4), barrier_init(stages.turn + 1, 4);
     barriers_ready();
   }
   sync_cluster();
-  if (threadIdx.x < MULTIPLYING)
+  if (threadIdx.x < MULTIPLYING) {
+    if constexpr (KIND == GATED) more_registers<232>();
     multiply_all<WIDTH, KIND>(a, rank, stages);
-  else if (threadIdx.x == MULTIPLYING)
-    fetch_all<WIDTH, KIND>(a, rank, stages);
+  } else {
+    if constexpr (KIND == GATED) fewer_registers<40>();
+    if (threadIdx.x == MULTIPLYING) fetch_all<WIDTH, KIND>(a, rank, stages);
+  }
 #endif
 }
 

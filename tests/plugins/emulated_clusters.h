@@ -8,12 +8,16 @@ inline void show_to_warpgroups() {}
 
 // ---- products: each thread computes what is its own of the sums
 
-inline const unsigned short &of_tile(const void *tile, int row, int column) {
-  return ((const unsigned short *)tile)[row * 64 + (column / 8 ^ row % 8) * 8 + column % 8];
+typedef unsigned long long TileAt;  // in units of 16 bytes
+
+inline TileAt tile_at(const void *tile) { return (uintptr_t)tile / 16; }
+
+inline const unsigned short &of_tile(TileAt tile, int row, int column) {
+  return ((const unsigned short *)(tile * 16))[row * 64 + (column / 8 ^ row % 8) * 8 + column % 8];
 }
 
 template <int WIDTH>
-void multiply_tiles(float (&sum)[WIDTH / 8][4], const void *a, const void *b, int step) {
+void multiply_tiles(float (&sum)[WIDTH / 8][4], TileAt a, TileAt b, int step) {
   const int row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
   for (int n = 0; n < WIDTH / 8; ++n)
     for (int j = 0; j < 4; ++j)
@@ -29,6 +33,11 @@ template <int left>
 void multiply_wait() {
   __syncwarp();
 }
+
+template <int count>
+void fewer_registers() {}
+template <int count>
+void more_registers() {}
 
 inline void sync_warpgroup() { emulated::pass(emulated::fibers[emulated::current]->home->gates[threadIdx.x / 128 + 1], 128); }
 
