@@ -11,7 +11,7 @@ from pathlib import Path
 from plugins.decode_step.sizes import Sizes
 from plugins.language_model.arguments import ModelSizes
 
-VERSION = 3  # a new one for every change that engines notice: what nodes are given and give, what memory they ask for
+VERSION = 4
 VARIABLE = "SPATIALLM_PLUGINS"  # the environment names another file
 BUILD = "make plugins"
 NODES = "SpatialLM"  # how the names of its nodes begin, and so what they say in TensorRT's log

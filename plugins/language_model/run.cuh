@@ -53,11 +53,15 @@ inline size_t partial_floats(const ModelSizes &s, size_t rows, int keys) {
   return most < 2 ? 0 : (all < (size_t)GRID * TILE ? all : (size_t)GRID * TILE) * PARTIAL;
 }
 
-// Floats for the parts of a product's sums: few rows are cut into many parts, many into few.
+// Rows times channels from which on cuBLASLt is faster (H100, Llama-1B: 1,100 and 2,048 rows; Qwen-0.5B is not yet at 2,048).
+constexpr size_t MANY = 1u << 21;
+
+// Floats for the parts of a product's sums: few rows are cut into many parts, many into few. cuBLASLt makes one.
 inline size_t part_floats(const ModelSizes &s, size_t rows) {
   const size_t qkv = (s.heads + 2 * s.kv_heads) * s.head_dim, widest = qkv > (size_t)s.hidden ? qkv : s.hidden;
-  const size_t few = rows * 16 < 1024 ? rows * 16 : 1024;
-  return (rows * 4 > few ? rows * 4 : few) * widest;
+  const size_t tiled = rows * s.hidden < MANY ? rows : MANY / s.hidden, few = tiled * 16 < 1024 ? tiled * 16 : 1024;
+  const size_t parts = (tiled * 4 > few ? tiled * 4 : few) * widest;
+  return parts > rows * qkv ? parts : rows * qkv;
 }
 
 // Where everything lies in the workspace; `bytes` is its size, no less than that of smaller calls. With null as its beginning it
@@ -115,7 +119,7 @@ class Run {
   }
 
   bool begin() {
-    multiprocessors_ = device_.multiprocessors();
+    multiprocessors_ = (size_t)shape_.rows * s_.hidden < MANY ? device_.multiprocessors() : 0;
     rows_ = shape_.rows, queries_ = t_.rows, residual_ = w_.residual, asked_ = w_.queries, last_ = false;
     const EmbedArguments a{t_.ids, (const Half *)t_.weights.embedding, (const Half *)t_.point_embeds, t_.point_mask,
                            weight(0, INPUT_NORM), residual_, w_.normed, s_.hidden, s_.vocabulary, s_.epsilon};
