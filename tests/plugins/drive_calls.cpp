@@ -1,5 +1,6 @@
 // The operator's host side on a CPU: launches, graphs of calls, products by a cuBLASLt that computes nothing. CUDA is functions
-// that count. Prints a line for each fact; the test knows what they must be.
+// that count. Prints a line for each fact; the test knows what they must be. Arguments: the device's compute capability, its
+// first number; whether the driver is an old one.
 #define EMULATED
 #include "common/machine.cuh"
 
@@ -9,14 +10,12 @@
 
 #define HALF_IS_BF16 0
 #define VARIANT fp16
+#include "counting_cuda.h"
 #include "language_model/graphs.h"
+#include "language_model/maps.cpp"  // here, so that its maps are the emulation's
 #include "language_model/variant.cuh"
 
-static std::atomic<int> launched{0}, captured{0}, replayed{0}, graphs{0}, execs{0}, streams{0};
-static thread_local bool capturing;
-static thread_local cudaError_t last;         // as CUDA keeps it
-static thread_local char const *fails = "";   // the function that fails, and leaves its error
-static thread_local long memory_left = -1;    // allocations until one fails; negative: none does
+static thread_local long memory_left = -1;  // allocations until one fails; negative: none does
 
 void *operator new(size_t bytes) {
   if (memory_left == 0) throw std::bad_alloc();
@@ -27,54 +26,11 @@ void *operator new(size_t bytes) {
 void operator delete(void *p) noexcept { std::free(p); }
 void operator delete(void *p, size_t) noexcept { std::free(p); }
 
-static cudaError_t done(char const *name) {
-  if (std::strcmp(name, fails) != 0) return cudaSuccess;
-  return last = cudaErrorMemoryAllocation;
-}
-
-template <class T>
-static T *thing() { return reinterpret_cast<T *>(&launched); }
-
-extern "C" {
-char const *cudaGetErrorString(cudaError_t) { return "out of memory"; }
-cudaError_t cudaGetLastError() { cudaError_t const was = last; return last = cudaSuccess, was; }
-cudaError_t cudaPeekAtLastError() { return last; }
-cudaError_t cudaGetDevice(int *device) { return *device = 0, cudaSuccess; }
-cudaError_t cudaFuncSetAttribute(void const *, cudaFuncAttribute, int) { return cudaSuccess; }
-cudaError_t cudaLaunchKernel(void const *, dim3, dim3, void **, size_t, cudaStream_t) {
-  ++(capturing ? captured : launched);
-  return done("launch");
-}
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *made, unsigned) {
-  if (cudaError_t error = done("stream")) return error;
-  return *made = thing<CUstream_st>(), ++streams, cudaSuccess;
-}
-cudaError_t cudaStreamDestroy(cudaStream_t) { return --streams, cudaSuccess; }
-cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *status) {
-  return *status = cudaStreamCaptureStatusNone, cudaSuccess;
-}
-cudaError_t cudaStreamBeginCapture(cudaStream_t, cudaStreamCaptureMode) {
-  if (cudaError_t error = done("begin")) return error;
-  return capturing = true, cudaSuccess;
-}
-cudaError_t cudaStreamEndCapture(cudaStream_t, cudaGraph_t *made) {
-  capturing = false;
-  return *made = thing<CUgraph_st>(), ++graphs, cudaSuccess;
-}
-cudaError_t cudaGraphInstantiate(cudaGraphExec_t *made, cudaGraph_t, unsigned long long) {
-  if (cudaError_t error = done("instantiate")) return error;
-  return *made = thing<CUgraphExec_st>(), ++execs, cudaSuccess;
-}
-cudaError_t cudaGraphDestroy(cudaGraph_t) { return --graphs, cudaSuccess; }
-cudaError_t cudaGraphExecDestroy(cudaGraphExec_t) { return --execs, cudaSuccess; }
-cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t) { return ++replayed, done("replay"); }
-}
-
 size_t spatiallm::bf16::workspace(ModelSizes const &, int, int, int, int) noexcept { return 0; }
 char const *spatiallm::bf16::run(ModelSizes const &, LanguageModelTensors const &, void *, cudaStream_t) noexcept { return ""; }
 
 static const ModelSizes SIZES = {256, 192, 2, 4, 2, 64, 100, 0, 0, 1e-6f};
-static char memory[4096];
+alignas(ALIGNMENT) static char memory[4096];
 
 // A prompt of so many rows; nothing is read or written. Prints what it took.
 static int call(spatiallm::Graphs *kept, int rows, char const *text = nullptr) {
@@ -101,9 +57,11 @@ static void in_order() {
 
 // What fails once is not found again by the next call.
 static void failing() {
-  for (char const *name : {"launch", "stream", "begin", "instantiate", "replay"}) {
+  bool warm = false;  // the call was there before, and is captured
+  for (char const *name : {"launch", "attribute", "describe", "stream", "begin", "instantiate", "replay"}) {
     spatiallm::Graphs *kept = spatiallm::new_graphs();
-    if (std::strcmp(name, "launch") != 0) call(kept, 3);
+    if (std::strcmp(name, "stream") == 0) warm = true;
+    if (warm) call(kept, 3);
     fails = name;
     call(kept, 3, name);
     fails = "";
@@ -149,12 +107,34 @@ static void unfit() {
                 spatiallm::language_model_workspace(sizes, 1, 1, 0, 0));
 }
 
-int main() {
+static void clusters() {
+  Device device(nullptr);
+  if (device.multiprocessors() == 0) return;
+  look = [](void const *given) {
+    TiledArguments const &a = *static_cast<TiledArguments const *>(given);
+    std::printf("weight [%d, %d] by %d, given [%d, %d] by %d, ", a.weight.rows, a.weight.columns, a.weight.box_rows, a.given.rows,
+                a.given.columns, a.given.box_rows);
+  };
+  for (Kind kind : {SUMS, GATED, ROTATED})
+    for (int shape = 0; shape < 3; ++shape) {
+      Half const *at = (Half const *)memory;
+      Tiling const t = tiling_of({kind, 384, 200, 300, 132, 0}, 136, 1, 1 + (shape == 1), 1 + (shape == 2));
+      bool const good = device.tiled({kind, at, at, memory, 384, 200, 300, {}}, t);
+      std::printf("%d: %u blocks of %u threads by %u\n", good, latest.blocks, latest.threads, latest.cluster);
+    }
+  look = nullptr;
+}
+
+int main(int count, char **given) {
+  if (count > 1) capability = std::atoi(given[1]);
+  old_driver = count > 2;
   in_order();
   if (call(nullptr, 3) != 0) return call(nullptr, 3, "products"), 0;
+  clusters();
   failing();
   without_memory();
   side_by_side();
   unfit();
+  std::printf("launches: early %d late %d\n", early > 0, late > 0);
   std::printf("left: graphs %d executable %d streams %d\n", (int)graphs, (int)execs, (int)streams);
 }

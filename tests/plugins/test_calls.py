@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -29,22 +30,30 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "drive"
 
 
-def lines(program: Path, **more: str) -> list[str]:
-    environment = os.environ | {"SPATIALLM_CUBLASLT": str(program.with_name("lt.so"))} | more
-    return subprocess.run([program], check=True, capture_output=True, text=True, env=environment).stdout.splitlines()
+def lines(program: Path, *arguments: str, **more: str) -> list[str]:
+    given = {"SPATIALLM_CUBLASLT": str(program.with_name("lt.so")), "SPATIALLM_PRODUCTS": ""} | more
+    command = [program, *arguments]
+    return subprocess.run(
+        command, check=True, capture_output=True, text=True, env=os.environ | given
+    ).stdout.splitlines()
 
 
-def test_calls_are_launched_captured_and_replayed_and_errors_stay_with_their_call(program: Path) -> None:
+def expected(clusters: Sequence[str], describing: str, launches: str) -> list[str]:
     launched, replayed = "0 launched 1 captured 0 replayed 0 ", "0 launched 0 captured 0 replayed 1 "
     captured = "0 launched 0 captured 1 replayed 1 "
-    assert lines(program) == [
+    return [
         f"first: {launched}",
         f"second: {captured}",
         f"third: {replayed}",
         f"another: {launched}",
         "graphs of the last calls 8",
         f"forgotten: {launched}",
+        *clusters,
         "launch: 1 launched 1 captured 0 replayed 0 out of memory",
+        f"then: {launched}",
+        "attribute: 1 launched 1 captured 0 replayed 0 out of memory",
+        f"then: {launched}",
+        f"describe: {describing}",
         f"then: {launched}",
         f"stream: {launched}",
         f"then: {launched}",
@@ -59,8 +68,44 @@ def test_calls_are_launched_captured_and_replayed_and_errors_stay_with_their_cal
         "unfit: at most 256 query heads were expected, workspace 0",
         "unfit: an inner size of 8 to 262144, a multiple of 8, was expected, workspace 0",
         "unfit: query heads that are a multiple of key heads were expected, workspace 0",
+        f"launches: {launches}",
         "left: graphs 0 executable 0 streams 0",
     ]
+
+
+@pytest.mark.parametrize(("capability", "products"), [("8", ""), ("10", ""), ("9", "cublaslt")])
+def test_calls_are_launched_captured_and_replayed_and_errors_stay_with_their_call(
+    program: Path, capability: str, products: str
+) -> None:
+    one_after_another = expected([], "0 launched 1 captured 0 replayed 0 ", "early 0 late 1")
+    assert lines(program, capability, SPATIALLM_PRODUCTS=products) == one_after_another
+
+
+def test_tiled_products_have_their_clusters_and_their_calls_need_no_cublaslt(program: Path, tmp_path: Path) -> None:
+    """Every kernel of such a call may come early. 300 tokens are three tiles of 136, four where they share weights."""
+    refused = "1 launched 1 captured 0 replayed 0 the driver refused to describe a matrix for copies of tiles"
+    clusters = [
+        f"weight {weight}, given [300, 200] by {box}, 1: {blocks} blocks of 384 threads by {cluster}"
+        for weight, box, blocks, cluster in (
+            ("[384, 200] by 128", 136, 9, 1),
+            ("[384, 200] by 64", 136, 12, 2),
+            ("[384, 200] by 128", 72, 12, 2),
+            ("[768, 200] by 64", 136, 18, 1),
+            ("[768, 200] by 64", 136, 24, 2),
+            ("[768, 200] by 64", 72, 18, 2),
+            ("[384, 200] by 128", 136, 9, 1),
+            ("[384, 200] by 64", 136, 12, 2),
+            ("[384, 200] by 128", 72, 12, 2),
+        )
+    ]
+    found = lines(program, "9", SPATIALLM_CUBLASLT=str(tmp_path / "absent.so"))
+    assert found == expected(clusters, refused, "early 1 late 0")
+
+
+def test_a_driver_without_maps_is_said_to_be_old(program: Path) -> None:
+    (*_, said) = lines(program, "9", "old")
+    start = "products: 1 launched 1 captured 0 replayed 0"
+    assert said == f"{start} the driver cannot describe matrices for copies of tiles: it is older than CUDA 12"
 
 
 def test_a_cublaslt_that_is_named_is_taken_or_refused_by_name(program: Path, tmp_path: Path) -> None:

@@ -9,17 +9,47 @@ enum cudaError_t { cudaSuccess = 0, cudaErrorMemoryAllocation = 2, cudaErrorStre
 enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 enum cudaStreamCaptureMode { cudaStreamCaptureModeThreadLocal = 1 };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount = 16, cudaDevAttrComputeCapabilityMajor = 75 };
+enum cudaDriverEntryPointQueryResult { cudaDriverEntryPointSuccess = 0, cudaDriverEntryPointSymbolNotFound = 1 };
 constexpr unsigned cudaStreamNonBlocking = 1;
+constexpr unsigned long long cudaEnableDefault = 0;
 
 struct dim3 {
-  explicit dim3(unsigned count) : x(count) {}
+  explicit dim3(unsigned count = 1) : x(count) {}
   unsigned x;
+};
+
+enum cudaLaunchAttributeID {
+  cudaLaunchAttributeClusterDimension = 4,
+  cudaLaunchAttributeProgrammaticStreamSerialization = 6,
+};
+
+union cudaLaunchAttributeValue {
+  struct {
+    unsigned x, y, z;
+  } clusterDim;
+  int programmaticStreamSerializationAllowed;
+};
+
+struct cudaLaunchAttribute {
+  cudaLaunchAttributeID id;
+  cudaLaunchAttributeValue val;
+};
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes;
+  cudaStream_t stream;
+  cudaLaunchAttribute *attrs;
+  unsigned numAttrs;
 };
 
 extern "C" {
 cudaError_t cudaGetDevice(int *);
+cudaError_t cudaDeviceGetAttribute(int *, cudaDeviceAttr, int device);
 cudaError_t cudaFuncSetAttribute(void const *, cudaFuncAttribute, int);
-cudaError_t cudaLaunchKernel(void const *, dim3 blocks, dim3 threads, void **, size_t shared, cudaStream_t);
+cudaError_t cudaLaunchKernelExC(cudaLaunchConfig_t const *, void const *, void **);
+cudaError_t cudaGetDriverEntryPoint(char const *name, void **function, unsigned long long, cudaDriverEntryPointQueryResult *);
 cudaError_t cudaStreamCreateWithFlags(cudaStream_t *, unsigned);
 cudaError_t cudaStreamDestroy(cudaStream_t);
 cudaError_t cudaStreamIsCapturing(cudaStream_t, cudaStreamCaptureStatus *);
@@ -32,4 +62,10 @@ cudaError_t cudaGraphLaunch(cudaGraphExec_t, cudaStream_t);
 cudaError_t cudaGetLastError();
 cudaError_t cudaPeekAtLastError();
 const char *cudaGetErrorString(cudaError_t);
+}
+
+template <class Arguments>
+cudaError_t cudaLaunchKernelEx(cudaLaunchConfig_t const *config, void (*kernel)(Arguments), Arguments const &arguments) {
+  void *values[] = {const_cast<Arguments *>(&arguments)};
+  return cudaLaunchKernelExC(config, reinterpret_cast<void const *>(kernel), values);
 }
