@@ -126,6 +126,7 @@ struct Bench {
 
   double microseconds(const std::function<bool(Device &, int)> &one) const {
     Device device(stream);
+    device.chain(true);
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t ready = nullptr;
     cudaEvent_t begin, end;

@@ -1,8 +1,9 @@
-// The language model as a sequence of products and kernels. `Device` launches them: launch.cu on a GPU, the tests on a CPU.
+// The language model as a sequence of products and kernels. `Device` launches them: variant.cuh on a GPU, the tests on a CPU.
 //
 //   bool Device::launch(kernel, unsigned blocks, unsigned threads, size_t shared_bytes, arguments)
 //   bool Device::product(Product)
 //   int Device::multiprocessors()            // of a GPU that takes tiled products; else 0
+//   void Device::chain(bool ours)            // what follows the first kernel may start early: all products are ours
 //   bool Device::tiled(TiledProduct, Tiling)
 #pragma once
 #include "attention.cuh"
@@ -120,6 +121,7 @@ class Run {
 
   bool begin() {
     multiprocessors_ = (size_t)shape_.rows * s_.hidden < MANY ? device_.multiprocessors() : 0;
+    device_.chain(multiprocessors_ > 0);
     rows_ = shape_.rows, queries_ = t_.rows, residual_ = w_.residual, asked_ = w_.queries, last_ = false;
     const EmbedArguments a{t_.ids, (const Half *)t_.weights.embedding, (const Half *)t_.point_embeds, t_.point_mask,
                            weight(0, INPUT_NORM), residual_, w_.normed, s_.hidden, s_.vocabulary, s_.epsilon};
@@ -140,12 +142,13 @@ class Run {
 
   // The tiling of a product; the same few come again in each layer.
   const Tiling &tiling(const TiledProduct &p) {
+    const long long floats = p.made == w_.parts ? (long long)part_floats(s_, rows_) : 0;  // 0: no parts, such as of logits
     for (const Known &known : known_)
-      if (known.wanted.kind == p.kind && known.wanted.out == p.out && known.wanted.in == p.in && known.wanted.tokens == p.tokens)
+      if (known.wanted.kind == p.kind && known.wanted.out == p.out && known.wanted.in == p.in &&
+          known.wanted.tokens == p.tokens && known.wanted.part_floats == floats)
         return known.tiling;
     Known &known = known_[next_++ % KNOWN];
-    const size_t floats = p.made == w_.parts ? part_floats(s_, rows_) : 0;
-    known.wanted = {p.kind, p.out, p.in, p.tokens, multiprocessors_, (long long)floats};
+    known.wanted = {p.kind, p.out, p.in, p.tokens, multiprocessors_, floats};
     known.tiling = choose_tiling(known.wanted);
     return known.tiling;
   }

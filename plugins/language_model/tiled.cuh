@@ -114,7 +114,8 @@ struct Fetcher {
     const int column = step * STEP_HALVES;
     if (KIND == GATED) {  // gates in the weight's first half, ups in its second
       for (int half = walk.column; half < 2; half += a.across)
-        copy_tile(s.weights() + half * (WEIGHT_ROWS / 2) * STEP_HALVES, &a.weight, column, tile.channel + half * a.out, s.full + s.at, beside);
+        copy_tile(s.weights() + half * (WEIGHT_ROWS / 2) * STEP_HALVES, &a.weight, column, tile.channel + half * a.out,
+                  s.full + s.at, beside);
     } else {
       const int first = a.across == 1 ? 0 : WEIGHT_ROWS / 2 * walk.column;
       copy_tile(s.weights() + first * STEP_HALVES, &a.weight, column, tile.channel + first, s.full + s.at, beside);
@@ -171,7 +172,8 @@ struct Place {
   int channel, token;
 
   __device__ __forceinline__ explicit Place(const Tile &tile) {
-    channel = tile.channel + (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4, token = tile.token + (int)threadIdx.x % 4 * 2;
+    channel = tile.channel + (int)threadIdx.x / 32 * 16 + (int)threadIdx.x % 32 / 4;
+    token = tile.token + (int)threadIdx.x % 4 * 2;
   }
 };
 
@@ -327,6 +329,8 @@ __global__ void __launch_bounds__(TILED_THREADS, 1) tiled(const __grid_constant_
     if constexpr (KIND == GATED) fewer_registers<40>();
     if (threadIdx.x == MULTIPLYING) fetch_all<WIDTH, KIND>(a, rank, stages);
   }
+#else
+  __trap();  // compiled for another kind of GPU: better an error than no result
 #endif
 }
 
@@ -349,7 +353,8 @@ TiledKernel tiled_kernel_of(int width) {
 
 // One of WIDTHS; null where there is none.
 inline TiledKernel tiled_kernel_of(int width, Kind kind) {
-  return kind == GATED ? tiled_kernel_of<GATED>(width) : kind == ROTATED ? tiled_kernel_of<ROTATED>(width) : tiled_kernel_of<SUMS>(width);
+  if (kind == GATED) return tiled_kernel_of<GATED>(width);
+  return kind == ROTATED ? tiled_kernel_of<ROTATED>(width) : tiled_kernel_of<SUMS>(width);
 }
 
 // What a product is, before it is cut.

@@ -12,20 +12,30 @@ namespace {
 
 constexpr size_t DEFAULT_SHARED = 48 << 10;  // bytes that a kernel may have without asking
 
+// Kernels for other kinds of GPU have no tiled products in them, and a 9.0 runs what was compiled for an older one.
+constexpr bool compiled_for_warpgroups() {
+  for (int kind : {__CUDA_ARCH_LIST__})
+    if (kind == 900) return true;
+  return false;
+}
+
 class Device {
  public:
-  explicit Device(cudaStream_t stream) : stream_(stream), early_(multiprocessors() > 0) {}
+  explicit Device(cudaStream_t stream) : stream_(stream) {}
+
+  void chain(bool ours) { early_ = ours, first_ = true; }
 
   template <class Arguments>
   bool launch(void (*kernel)(Arguments), unsigned blocks, unsigned threads, size_t shared, const Arguments &arguments) {
     return launched(kernel, blocks, threads, shared, 1, arguments);
   }
 
-  // Of a GPU that tiled products were compiled for.
+  // Of a GPU that tiled products were compiled for, unless SPATIALLM_PRODUCTS=cublaslt asks for the others.
   int multiprocessors() const {
     static const char *const asked = std::getenv("SPATIALLM_PRODUCTS");
     int device = 0, major = 0, count = 0;
-    if ((asked != nullptr && std::strcmp(asked, "cublaslt") == 0) || cudaGetDevice(&device) != cudaSuccess ||
+    if (!compiled_for_warpgroups() || (asked != nullptr && std::strcmp(asked, "cublaslt") == 0) ||
+        cudaGetDevice(&device) != cudaSuccess ||
         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess || major != 9 ||
         cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device) != cudaSuccess)
       return 0;
@@ -37,7 +47,8 @@ class Device {
     const TiledKernel kernel = tiled_kernel_of(t.width, p.kind);
     const int weight_rows = p.kind == GATED ? 2 * p.out : p.out;
     failed_ = kernel.run == nullptr ? "no product was compiled for these sizes" : nullptr;
-    if (failed_ == nullptr) failed_ = spatiallm::describe(a.weight, p.weight, weight_rows, p.in, weight_box(p.kind, t.across), HALF_IS_BF16);
+    const int box = weight_box(p.kind, t.across);
+    if (failed_ == nullptr) failed_ = spatiallm::describe(a.weight, p.weight, weight_rows, p.in, box, HALF_IS_BF16);
     if (failed_ == nullptr) failed_ = spatiallm::describe(a.given, p.given, p.tokens, p.in, a.box, HALF_IS_BF16);
     const int cluster = t.across * t.along;
     return failed_ == nullptr && launched(kernel.run, t.clusters * cluster, TILED_THREADS, kernel.bytes, cluster, a);
@@ -52,7 +63,8 @@ class Device {
   const char *failed() const { return failed_; }
 
  private:
-  // Its blocks may come to their places while the kernel before ends; each waits before it looks at anything.
+  // Its blocks may come to their places while the kernel before ends; each waits before it looks at what that one wrote. Not
+  // those of the first: so all that was there before the call is there for all of its kernels.
   template <class Arguments>
   bool launched(void (*kernel)(Arguments), unsigned blocks, unsigned threads, size_t shared, unsigned cluster,
                 const Arguments &arguments) {
@@ -67,7 +79,9 @@ class Device {
     cudaLaunchConfig_t config = {};
     config.gridDim = dim3(blocks), config.blockDim = dim3(threads);
     config.dynamicSmemBytes = shared, config.stream = stream_;
-    config.attrs = early_ ? attributes : nullptr, config.numAttrs = !early_ ? 0 : cluster > 1 ? 2 : 1;
+    config.attrs = early_ && !first_ ? attributes : attributes + 1;
+    config.numAttrs = (early_ && !first_) + (cluster > 1);
+    first_ = false;
     return succeeded(cudaLaunchKernelEx(&config, kernel, arguments));
   }
 
@@ -77,7 +91,7 @@ class Device {
   }
 
   cudaStream_t stream_;
-  bool early_;  // all products are ours: every kernel waits for the one before by itself
+  bool early_ = false, first_ = true;
   const char *failed_ = nullptr;
 };
 

@@ -7,6 +7,7 @@ class Device {
   Device(unsigned seed, int multiprocessors) : seed_(seed), multiprocessors_(multiprocessors) {}
 
   int multiprocessors() const { return multiprocessors_; }
+  void chain(bool) {}
 
   template <class Arguments>
   bool launch(void (*kernel)(Arguments), unsigned blocks, unsigned threads, size_t shared, const Arguments &arguments) {

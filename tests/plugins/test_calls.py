@@ -13,7 +13,7 @@ import pytest
 from plugins.build import HERE
 
 TESTS = Path(__file__).parent
-OPTIONS = ("-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-pthread")
+OPTIONS = ("-std=c++17", "-O1", "-w", "-fno-strict-aliasing", "-U_FORTIFY_SOURCE", "-pthread", "-D__CUDA_ARCH_LIST__=900")
 SOURCES = ("launch.cpp", "graphs.cpp", "products.cpp")
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="g++ is needed to compile the operator's host side")
 
@@ -82,7 +82,7 @@ def test_calls_are_launched_captured_and_replayed_and_errors_stay_with_their_cal
 
 
 def test_tiled_products_have_their_clusters_and_their_calls_need_no_cublaslt(program: Path, tmp_path: Path) -> None:
-    """Every kernel of such a call may come early. 300 tokens are three tiles of 136, four where they share weights."""
+    """All kernels of such a call but its first may come early. 300 tokens are three tiles of 136, four where they share weights."""
     refused = "1 launched 1 captured 0 replayed 0 the driver refused to describe a matrix for copies of tiles"
     clusters = [
         f"weight {weight}, given [300, 200] by {box}, 1: {blocks} blocks of 384 threads by {cluster}"
@@ -99,7 +99,7 @@ def test_tiled_products_have_their_clusters_and_their_calls_need_no_cublaslt(pro
         )
     ]
     found = lines(program, "9", SPATIALLM_CUBLASLT=str(tmp_path / "absent.so"))
-    assert found == expected(clusters, refused, "early 1 late 0")
+    assert found == expected(clusters, refused, "early 1 late 1")
 
 
 def test_a_driver_without_maps_is_said_to_be_old(program: Path) -> None:

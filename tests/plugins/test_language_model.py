@@ -144,6 +144,18 @@ def test_against_the_definition(name: str, call: Call, multiprocessors: int, lib
             assert_close(f"logits of {b}", logits[b], wanted[b], LIMITS[name])
 
 
+@pytest.mark.parametrize("all_logits", [False, True], ids=["last", "all"])
+def test_logits_are_in_one_part(libraries: dict[bool, Any], all_logits: bool) -> None:
+    """Also where a product into parts has the sizes of the head: as many words as channels."""
+    sizes = MODELS["qwen"]
+    sizes = replace(sizes, hidden=512, heads=8, kv_heads=2, vocabulary=512)
+    model = Small.random(sizes, seed=4)
+    call = Call(1, 40, lengths=[40], all_logits=all_logits)
+    arrays = call.arrays(model.sizes)
+    logits, _ = run(libraries[False], model, call, arrays, multiprocessors=132)
+    assert_close("logits", logits, expected(model, call, arrays)[0], LIMITS["qwen"])
+
+
 def test_padding_does_not_show(libraries: dict[bool, Any]) -> None:
     """Whatever stands behind the valid rows, the results are the same to the bit."""
     model, call = Small.random(MODELS["qwen"], seed=1), CALLS["batch"]
