@@ -71,6 +71,7 @@ struct Block {
   std::map<int, Gate> gates;
   std::vector<unsigned char> memory;
   unsigned char *shared = nullptr;
+  unsigned running = 0;  // threads
 };
 
 struct Fiber {
@@ -81,6 +82,8 @@ struct Fiber {
   jmp_buf place;
   std::unique_ptr<char[]> stack;
   std::vector<std::function<void()>> copies;  // asked for, not yet waited for
+  std::vector<std::function<void()>> products;             // of warpgroups
+  std::vector<std::vector<std::function<void()>>> passes;  // of those
 };
 
 struct Words {  // how a Barrier is laid out here
@@ -92,6 +95,7 @@ inline std::vector<std::unique_ptr<Fiber>> fibers;
 inline size_t current = 0, vain = 0;
 inline std::mt19937 chance;
 inline std::vector<std::function<void()>> flying;  // bulk copies
+inline bool late = false;                          // these land when nobody comes forward without them
 inline std::function<void()> body;
 inline std::vector<Block *> resident;
 inline jmp_buf home;
@@ -105,7 +109,7 @@ namespace emulated {
 
 inline void enter() {
   body();
-  fibers[current]->done = true;
+  fibers[current]->done = true, --fibers[current]->home->running;
   longjmp(home, 1);
 }
 
@@ -135,7 +139,7 @@ inline void next_fiber() {
 // Let the others run. Once in a while a copy lands.
 inline void give_way() {
   if (++vain > HOPELESS) fprintf(stderr, "nobody comes forward any more\n"), abort();
-  if (!flying.empty() && chance() % 8 == 0) {
+  if (!flying.empty() && (late ? vain > 2 * fibers.size() : chance() % 8 == 0)) {
     const size_t i = chance() % flying.size();
     auto copy = flying[i];
     flying[i] = flying.back();
@@ -174,7 +178,7 @@ inline void launch(unsigned grid, unsigned threads, size_t shared, unsigned seed
   body = kernel, fibers.clear(), resident.clear(), flying.clear(), vain = 0, gridDim = {grid}, blockDim = {threads};
   for (unsigned b = 0; b < grid; ++b) {
     blocks.push_back(std::make_unique<Block>());
-    blocks[b]->warps.resize(threads / 32);
+    blocks[b]->warps.resize(threads / 32), blocks[b]->running = threads;
     resident.push_back(blocks[b].get());
     blocks[b]->memory.assign(shared + 256, 0xff);  // NaN, in whatever type
     blocks[b]->shared = (unsigned char *)(((uintptr_t)blocks[b]->memory.data() + 127) / 128 * 128);
@@ -190,6 +194,9 @@ inline void launch(unsigned grid, unsigned threads, size_t shared, unsigned seed
     for (auto &fiber : fibers) left += !fiber->done;
     if (left > 0) next_fiber();
   }
+  for (auto &block : blocks)
+    for (const unsigned char *p = block->shared + shared; p != block->memory.data() + block->memory.size(); ++p)
+      if (*p != 0xff) fprintf(stderr, "a kernel writes beyond its shared memory\n"), abort();
 }
 
 }  // namespace emulated

@@ -6,7 +6,7 @@ inline void wait_for_earlier() {}
 inline void launch_later() {}
 inline void show_to_warpgroups() {}
 
-// ---- products: each thread computes what is its own of the sums
+// ---- products: each thread computes what is its own of the sums, as late as it may, so that tiles must be there until then
 
 typedef unsigned long long TileAt;  // in units of 16 bytes
 
@@ -16,21 +16,42 @@ inline const unsigned short &of_tile(TileAt tile, int row, int column) {
   return ((const unsigned short *)(tile * 16))[row * 64 + (column / 8 ^ row % 8) * 8 + column % 8];
 }
 
+// Sixteen halves of a row, as floats.
+inline void halves_of(float (&to)[16], TileAt tile, int row, int step) {
+  for (int k = 0; k < 16; ++k) to[k] = half_of(of_tile(tile, row, step * 16 + k), 0);
+}
+
+template <int WIDTH>
+void multiply_now(float (*sum)[4], TileAt a, TileAt b, int step) {
+  const int row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
+  float low[16], high[16], given[16];
+  halves_of(low, a, row, step), halves_of(high, a, row + 8, step);
+  for (int n = 0; n < WIDTH / 8; ++n)
+    for (int j = 0; j < 2; ++j) {
+      halves_of(given, b, n * 8 + threadIdx.x % 4 * 2 + j, step);
+      for (int k = 0; k < 16; ++k) sum[n][j] += low[k] * given[k], sum[n][2 + j] += high[k] * given[k];
+    }
+}
+
 template <int WIDTH>
 void multiply_tiles(float (&sum)[WIDTH / 8][4], TileAt a, TileAt b, int step) {
-  const int row = threadIdx.x % 128 / 32 * 16 + threadIdx.x % 32 / 4;
-  for (int n = 0; n < WIDTH / 8; ++n)
-    for (int j = 0; j < 4; ++j)
-      for (int k = step * 16; k < step * 16 + 16; ++k)
-        sum[n][j] += half_of(of_tile(a, row + j / 2 * 8, k), 0) * half_of(of_tile(b, n * 8 + threadIdx.x % 4 * 2 + j % 2, k), 0);
+  float (*const to)[4] = sum;
+  emulated::fibers[emulated::current]->products.push_back([=] { multiply_now<WIDTH>(to, a, b, step); });
 }
 
 template <int GROUPS>
 void keep_in_place(float (&)[GROUPS][4]) {}
 inline void multiply_fence() { __syncwarp(); }  // these are for all lanes of a warp together
-inline void multiply_pass() {}
+inline void multiply_pass() {
+  emulated::Fiber &fiber = *emulated::fibers[emulated::current];
+  fiber.passes.push_back(std::move(fiber.products));
+  fiber.products.clear();
+}
 template <int left>
 void multiply_wait() {
+  auto &passes = emulated::fibers[emulated::current]->passes;
+  for (; passes.size() > left; passes.erase(passes.begin()))
+    for (auto &product : passes.front()) product();
   __syncwarp();
 }
 
@@ -65,6 +86,7 @@ inline void sync_cluster() {
 // What lies in the block of this rank where `p` lies in this thread's.
 template <class T>
 T *in_block(T *p, unsigned rank) {
+  if (emulated::resident[rank]->running == 0) fprintf(stderr, "a block of the cluster is gone\n"), abort();
   return (T *)(emulated::resident[rank]->shared + ((unsigned char *)p - emulated::fibers[emulated::current]->home->shared));
 }
 
