@@ -125,16 +125,24 @@ static void clusters() {
   look = nullptr;
 }
 
+// Launches of few rows, and of so many that cuBLASLt is faster.
+static void chained() {
+  for (int rows : {3, (int)(MANY / SIZES.hidden)}) {
+    int const e = early, l = late, failed = call(nullptr, rows);
+    std::printf("%d rows: %d early %d late %d\n", rows, failed, early > e, late - l);
+  }
+}
+
 int main(int count, char **given) {
   if (count > 1) capability = std::atoi(given[1]);
   old_driver = count > 2;
   in_order();
   if (call(nullptr, 3) != 0) return call(nullptr, 3, "products"), 0;
+  chained();
   clusters();
   failing();
   without_memory();
   side_by_side();
   unfit();
-  std::printf("launches: early %d late %d\n", early > 0, late > 0);
   std::printf("left: graphs %d executable %d streams %d\n", (int)graphs, (int)execs, (int)streams);
 }
