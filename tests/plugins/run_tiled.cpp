@@ -29,13 +29,6 @@ void run(const TiledProduct &p, const Tiling &t, const TiledKernel &kernel, unsi
 
 }  // namespace
 
-// What `choose_tiling` finds.
-extern "C" Tiling tiling_for(int kind, int out, int in, int tokens, int multiprocessors, long long part_floats) {
-  return choose_tiling({(Kind)kind, out, in, tokens, multiprocessors, part_floats});
-}
-
-// Dynamic shared memory in bytes and stages of a kernel; 0 where none was compiled.
-extern "C" int kernel_bytes(int kind, int width) { return tiled_kernel_of(width, (Kind)kind).bytes; }
 extern "C" int kernel_stages(int kind, int width) { return stages_of(width, (Kind)kind); }
 
 // Tiles that each block of the busiest cluster takes; 0 where there is no kernel.

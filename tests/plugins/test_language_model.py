@@ -181,9 +181,14 @@ def test_the_workspace_of_a_call_is_room_for_every_smaller_one(name: str, librar
         return bytes_
 
     for past_rows, all_logits in ((0, 0), (1024, 1)):
-        alone = [needed(1, rows, past_rows, all_logits) for rows in range(1, 1200)]
+        alone = [needed(1, rows, past_rows, all_logits) for rows in range(1, 2600)]
         assert alone == sorted(alone), "more rows"
         tokens = [needed(batch, 1, past_rows, all_logits) for batch in range(1, 300)]
         assert tokens == sorted(tokens), "more sequences"
     keys = [needed(4, 1, past_rows, 1) for past_rows in range(0, 4096, 32)]
     assert keys == sorted(keys), "more rows of the cache"
+    rng = np.random.default_rng(0)
+    for _ in range(2000):
+        small, large = np.sort(rng.integers((1, 1, 0), (9, 700, 3000), (2, 3)), axis=0).tolist()
+        assert needed(*small, 0) <= needed(*large, 0), f"{small} in {large}"
+        assert needed(*small, 1) <= needed(*large, 1), f"{small} in {large}"
