@@ -6,6 +6,8 @@ class Device {
  public:
   Device(unsigned seed, int multiprocessors) : seed_(seed), multiprocessors_(multiprocessors) {}
 
+  int rotated = 0;  // layers whose queries, keys and values were rotated at once, not from parts
+
   int multiprocessors() const { return multiprocessors_; }
   void chain(bool) {}
 
@@ -17,6 +19,7 @@ class Device {
   }
 
   bool tiled(const TiledProduct &p, const Tiling &t) {
+    rotated += p.kind == ROTATED;
     const TiledKernel kernel = tiled_kernel_of(t.width, p.kind);
     TiledArguments a = arguments_of(p, t);
     a.weight = {p.weight, p.kind == GATED ? 2 * p.out : p.out, p.in, weight_box(p.kind, t.across)};
@@ -50,8 +53,9 @@ extern "C" size_t workspace_bytes(const ModelSizes *sizes, int batch, int rows, 
   return Workspace(*sizes, batch, rows, past_rows, all_logits, nullptr).bytes;
 }
 
+// Layers that were rotated at once; negative where the device would not.
 extern "C" int run(const ModelSizes *sizes, const LanguageModelTensors *tensors, void *workspace, unsigned seed,
                    int multiprocessors) {
   Device device(seed, multiprocessors);
-  return Run<Device>(device, *sizes, *tensors, workspace).all();
+  return Run<Device>(device, *sizes, *tensors, workspace).all() ? device.rotated : -1;
 }

@@ -79,6 +79,14 @@ def run(
     library: Any, model: Small, call: Call, arrays: dict[str, Array], multiprocessors: int = 0
 ) -> tuple[Array, Array]:
     """Logits, and the bits of the new rows. With multiprocessors products are tiled."""
+    _, logits, rows = run_counted(library, model, call, arrays, multiprocessors)
+    return logits, rows
+
+
+def run_counted(
+    library: Any, model: Small, call: Call, arrays: dict[str, Array], multiprocessors: int
+) -> tuple[int, Array, Array]:
+    """The same behind how many layers were rotated at once."""
     sizes = model.sizes
     logits = np.full((call.batch, *([call.rows] if call.all_logits else []), sizes.vocabulary), np.nan, np.float32)
     rows = np.zeros((call.rows, call.batch, 2 * sizes.layers * sizes.kv_heads, sizes.head_dim), np.uint16)
@@ -95,8 +103,10 @@ def run(
         new_rows=rows.ctypes.data,
     )
     aligned = -(-workspace.ctypes.data // 256) * 256
-    assert library.run(ctypes.byref(facts), ctypes.byref(tensors), ctypes.c_void_p(aligned), call.seed, multiprocessors)
-    return logits, rows
+    where = ctypes.c_void_p(aligned)
+    rotated = library.run(ctypes.byref(facts), ctypes.byref(tensors), where, call.seed, multiprocessors)
+    assert rotated >= 0
+    return rotated, logits, rows
 
 
 def expected(model: Small, call: Call, arrays: dict[str, Array]) -> tuple[Array, Array]:
@@ -135,13 +145,37 @@ CALLS = {
 def test_against_the_definition(name: str, call: Call, multiprocessors: int, libraries: dict[bool, Any]) -> None:
     model = Small.random(MODELS[name], seed=call.seed)
     arrays = call.arrays(model.sizes)
-    logits, bits = run(libraries[model.sizes.bf16], model, call, arrays, multiprocessors)
+    check(name, model, call, arrays, *run(libraries[model.sizes.bf16], model, call, arrays, multiprocessors))
+
+
+def check(name: str, model: Small, call: Call, arrays: dict[str, Array], logits: Array, bits: Array) -> None:
     wanted, rows = expected(model, call, arrays)
     found = from_bits(bits, model.sizes.bf16)
     for b, length in enumerate(call.lengths or [call.rows] * call.batch):
         assert_close(f"rows of {b}", found[:length, b], rows[:length, b], CACHE[name])
         if length:
             assert_close(f"logits of {b}", logits[b], wanted[b], LIMITS[name])
+
+
+ROTATIONS = {
+    "points": Call(3, 40, lengths=[40, 1, 33], points=True, seed=7),
+    "past": Call(3, 40, lengths=[39, 40, 2], past_length=[5, 0, 66], past_rows=70, points=True, seed=8),
+    "tokens": Call(8, 16, past_length=[3, 0, 9, 1, 2, 10, 4, 7], past_rows=10, seed=10),
+}
+
+
+@pytest.mark.parametrize(("multiprocessors", "at_once"), [(132, True), (8, False)], ids=["at_once", "from_parts"])
+@pytest.mark.parametrize("call", ROTATIONS.values(), ids=ROTATIONS.keys())
+@pytest.mark.parametrize("name", MODELS)
+def test_rotation_at_once_and_from_parts(
+    name: str, call: Call, multiprocessors: int, at_once: bool, libraries: dict[bool, Any]
+) -> None:
+    """Many heads over few channels, so that both ways are the faster one on some GPU."""
+    model = Small.random(replace(MODELS[name], hidden=64, intermediate=64, heads=12, kv_heads=2), seed=call.seed)
+    arrays = call.arrays(model.sizes)
+    rotated, *made = run_counted(libraries[model.sizes.bf16], model, call, arrays, multiprocessors)
+    assert rotated == (model.sizes.layers if at_once else 0)
+    check(name, model, call, arrays, *made)
 
 
 @pytest.mark.parametrize("all_logits", [False, True], ids=["last", "all"])
