@@ -6,9 +6,9 @@
 //   ./tilings 776 8                  # of so many tokens
 //
 // A line of JSON for each product: what was chosen, all others by their time, and cuBLASLt. Times are of a product with what
-// follows it: the norm that adds its parts up, rotation or activation where that is a kernel of its own. Launches follow each other in a
-// CUDA graph over weights that together do not fit into the second-level cache, as layers do. Every tiling is compared with
-// cuBLASLt's result before; one that is off by more than rounding is an error (exit code 1).
+// follows it: the norm that adds its parts up, rotation or activation where that is a kernel of its own. Launches follow
+// each other in a CUDA graph over weights that together do not fit into the second-level cache, as layers do. Every tiling is
+// compared with cuBLASLt's result before; one that is off by more than rounding is an error (exit code 1).
 #define HALF_IS_BF16 0
 #define VARIANT tilings
 #include <algorithm>
@@ -81,38 +81,45 @@ struct Bench {
 
   Bench(const Weight &weight, int rows, cudaStream_t on) : w(weight), tokens(rows), stream(on) {
     const size_t each = (size_t)(w.kind == GATED ? 2 : 1) * w.out * w.in;
-    take(given, (size_t)tokens * w.in), take(both, 2 * count()), take(made, count()), take(wanted_made, count()), take(gain, w.out);
-    take(parts, floats()), take(wanted, count()), take(residual, count()), take(tables, (size_t)4 * tokens * HEAD_DIM), take(worst, 2);
+    take(given, (size_t)tokens * w.in), take(both, 2 * count()), take(made, count()), take(wanted_made, count());
+    take(gain, w.out), take(parts, floats()), take(wanted, count()), take(residual, count());
+    take(tables, (size_t)4 * tokens * HEAD_DIM), take(worst, 2);
     unsigned char *bytes;
     take(bytes, PRODUCT_BYTES), workspace = bytes;
     random(given, (size_t)tokens * w.in, 1, 1), random(gain, w.out, 2, 1);
     cudaMemsetAsync(residual, 0, count() * 4, stream);
     random((Half *)tables, (size_t)8 * tokens * HEAD_DIM, 5, 1);
-    for (size_t i = 0; i < std::min<size_t>(LAUNCHES, COLD / (2 * each) + 1); ++i) weights.push_back(nullptr), take(weights[i], each), random(weights[i], each, 7 * i + 3, 0.1f);
+    for (size_t i = 0; i < std::min<size_t>(LAUNCHES, COLD / (2 * each) + 1); ++i) {
+      weights.push_back(nullptr), take(weights[i], each);
+      random(weights[i], each, 7 * i + 3, 0.1f);
+    }
   }
   ~Bench() { for (void *p : all) cudaFree(p); }
 
-  void random(Half *to, size_t count, unsigned seed, float scale) { fill<<<264, 256, 0, stream>>>(to, count, seed, scale); }
+  void random(Half *to, size_t count, unsigned seed, float scale) {
+    fill<<<264, 256, 0, stream>>>(to, count, seed, scale);
+  }
 
   RotateArguments rotation(const Parts &qkv, Half *to) const {
     Half *rows = to + (size_t)tokens * w.heads * HEAD_DIM;
     const size_t table = (size_t)tokens * HEAD_DIM;
-    return {qkv, gain, tables, tables + table, tables + 2 * table, tables + 3 * table, nullptr, to, rows, rows + w.kv_heads * HEAD_DIM,
-            1, tokens, w.heads, w.kv_heads, 2 * w.kv_heads * HEAD_DIM};
+    return {qkv, gain, tables, tables + table, tables + 2 * table, tables + 3 * table, nullptr, to, rows,
+            rows + w.kv_heads * HEAD_DIM, 1, tokens, w.heads, w.kv_heads, 2 * w.kv_heads * HEAD_DIM};
   }
 
   // What adds the parts up.
   bool behind(Device &device, const Parts &sums, Half *to) const {
     if (w.heads > 0) return device.launch(rotate, tokens, ROTATE_THREADS, 0, rotation(sums, to));
-    return device.launch(OF_WIDTH(norm, w.out), tokens, ROW_THREADS, ROW_THREADS / 32 * 4, NormArguments{residual, sums, gain, to, w.out, 1e-6f});
+    const NormArguments a{residual, sums, gain, to, w.out, 1e-6f};
+    return device.launch(OF_WIDTH(norm, w.out), tokens, ROW_THREADS, ROW_THREADS / 32 * 4, a);
   }
 
   bool plain(Device &device, int i) const {
     const Half *weight = weights[i % weights.size()];
     if (w.kind == GATED) {
-      const long long eights = (long long)count() / EIGHT;
+      const ActivateArguments a{both, wanted_made, w.out, (long long)count() / EIGHT};
       return device.product({weight, given, both, 2 * w.out, w.in, tokens, false, true}, workspace) &&
-             device.launch(activate, ceil_div(eights, ROW_THREADS), ROW_THREADS, 0, ActivateArguments{both, wanted_made, w.out, eights});
+             device.launch(activate, ceil_div(a.count, ROW_THREADS), ROW_THREADS, 0, a);
     }
     return device.product({weight, given, wanted, w.out, w.in, tokens, false, false}, workspace) &&
            behind(device, {w.heads > 0 ? wanted : nullptr, w.heads > 0, 0}, wanted_made);
@@ -169,7 +176,9 @@ struct Bench {
 
 std::string told(const Tiling &t, double us, double error) {
   char text[256];
-  snprintf(text, sizeof text, "{\"width\": %d, \"splits\": %d, \"across\": %d, \"along\": %d, \"clusters\": %d, \"cycles\": %lld, \"us\": %.2f, \"error\": %.2g}",
+  snprintf(text, sizeof text,
+           "{\"width\": %d, \"splits\": %d, \"across\": %d, \"along\": %d, \"clusters\": %d, \"cycles\": %lld, "
+           "\"us\": %.2f, \"error\": %.2g}",
            t.width, t.splits, t.across, t.along, t.clusters, t.cycles, us, error);
   return text;
 }
@@ -203,7 +212,8 @@ int measure(const Weight &w, int tokens, cudaStream_t stream) {
         if (same(t, chosen)) mine = all.back().second;
       }
   std::sort(all.begin(), all.end());
-  printf("{\"product\": \"%s\", \"tokens\": %d, \"cublaslt_us\": %.2f, \"bad\": %d, \"chosen\": %s, \"tilings\": [", w.name, tokens, plain, bad, mine.c_str());
+  printf("{\"product\": \"%s\", \"tokens\": %d, \"cublaslt_us\": %.2f, \"bad\": %d, \"chosen\": %s, \"tilings\": [", w.name,
+         tokens, plain, bad, mine.c_str());
   for (size_t i = 0; i < all.size(); ++i) printf("%s%s", i ? ", " : "", all[i].second.c_str());
   printf("]}\n"), fflush(stdout);
   return bad;

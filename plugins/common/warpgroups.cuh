@@ -37,25 +37,30 @@ __device__ __forceinline__ void launch_later() {
 #define SUMS_1(n) "+f"(sum[n][0]), "+f"(sum[n][1]), "+f"(sum[n][2]), "+f"(sum[n][3])
 #define SUMS_2 SUMS_1(0), SUMS_1(1)
 #define SUMS_8 SUMS_2, SUMS_1(2), SUMS_1(3), SUMS_1(4), SUMS_1(5), SUMS_1(6), SUMS_1(7)
-#define SUMS_12 SUMS_8, SUMS_1(8), SUMS_1(9), SUMS_1(10), SUMS_1(11)
+#define SUMS_10 SUMS_8, SUMS_1(8), SUMS_1(9)
+#define SUMS_12 SUMS_10, SUMS_1(10), SUMS_1(11)
 #define SUMS_14 SUMS_12, SUMS_1(12), SUMS_1(13)
-#define SUMS_17 SUMS_14, SUMS_1(14), SUMS_1(15), SUMS_1(16)
+#define SUMS_16 SUMS_14, SUMS_1(14), SUMS_1(15)
+#define SUMS_17 SUMS_16, SUMS_1(16)
 #define SUMS_20 SUMS_17, SUMS_1(17), SUMS_1(18), SUMS_1(19)
-#define SUMS_25 SUMS_20, SUMS_1(20), SUMS_1(21), SUMS_1(22), SUMS_1(23), SUMS_1(24)
-#define SUMS_32 SUMS_25, SUMS_1(25), SUMS_1(26), SUMS_1(27), SUMS_1(28), SUMS_1(29), SUMS_1(30), SUMS_1(31)
+#define SUMS_22 SUMS_20, SUMS_1(20), SUMS_1(21)
+#define SUMS_25 SUMS_22, SUMS_1(22), SUMS_1(23), SUMS_1(24)
+#define SUMS_28 SUMS_25, SUMS_1(25), SUMS_1(26), SUMS_1(27)
+#define SUMS_32 SUMS_28, SUMS_1(28), SUMS_1(29), SUMS_1(30), SUMS_1(31)
 #define NAMES_2 "%0, %1, %2, %3, %4, %5, %6, %7"
-#define NAMES_8                                                                                                          \
-  NAMES_2 ", %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, " \
-          "%30, %31"
-#define NAMES_12 NAMES_8 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47"
+#define NAMES_8 \
+  NAMES_2 ", %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, " \
+           "%20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define NAMES_10 NAMES_8 ", %32, %33, %34, %35, %36, %37, %38, %39"
+#define NAMES_12 NAMES_10 ", %40, %41, %42, %43, %44, %45, %46, %47"
 #define NAMES_14 NAMES_12 ", %48, %49, %50, %51, %52, %53, %54, %55"
-#define NAMES_17 NAMES_14 ", %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67"
+#define NAMES_16 NAMES_14 ", %56, %57, %58, %59, %60, %61, %62, %63"
+#define NAMES_17 NAMES_16 ", %64, %65, %66, %67"
 #define NAMES_20 NAMES_17 ", %68, %69, %70, %71, %72, %73, %74, %75, %76, %77, %78, %79"
-#define NAMES_25 \
-  NAMES_20 ", %80, %81, %82, %83, %84, %85, %86, %87, %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99"
-#define NAMES_32                                                                                                      \
-  NAMES_25 ", %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111, %112, %113, %114, %115, %116, " \
-           "%117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
+#define NAMES_22 NAMES_20 ", %80, %81, %82, %83, %84, %85, %86, %87"
+#define NAMES_25 NAMES_22 ", %88, %89, %90, %91, %92, %93, %94, %95, %96, %97, %98, %99"
+#define NAMES_28 NAMES_25 ", %100, %101, %102, %103, %104, %105, %106, %107, %108, %109, %110, %111"
+#define NAMES_32 NAMES_28 ", %112, %113, %114, %115, %116, %117, %118, %119, %120, %121, %122, %123, %124, %125, %126, %127"
 
 // How warpgroups are told where a tile is: in units of 16 bytes, so that one more is one place further. A tile has rows of 64
 // halves and lies at a multiple of 1024 bytes; chunk c (16 bytes) of its row r is at c ^ (r % 8).
@@ -81,11 +86,15 @@ __device__ __forceinline__ void multiply_tiles(float (&sum)[WIDTH / 8][4], TileA
   }
 PRODUCT_OF(16, 2, 8, 9)
 PRODUCT_OF(64, 8, 32, 33)
+PRODUCT_OF(80, 10, 40, 41)
 PRODUCT_OF(96, 12, 48, 49)
 PRODUCT_OF(112, 14, 56, 57)
+PRODUCT_OF(128, 16, 64, 65)
 PRODUCT_OF(136, 17, 68, 69)
 PRODUCT_OF(160, 20, 80, 81)
+PRODUCT_OF(176, 22, 88, 89)
 PRODUCT_OF(200, 25, 100, 101)
+PRODUCT_OF(224, 28, 112, 113)
 PRODUCT_OF(256, 32, 128, 129)
 
 // sum [64, 64] += a [64, 16] * b [16, 64], a in registers, each warp's own 16 rows as for `multiply`, and rows 16 * step to

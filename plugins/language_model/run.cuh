@@ -209,7 +209,8 @@ class Run {
     const AttendArguments a{asked_, fresh(layer), past(layer), t_.lengths, t_.past_rows == 0 ? nullptr : t_.past_length,
                             w_.mixed, w_.partial, t_.batch, queries_, t_.rows, t_.past_rows, shape_.group, s_.heads,
                             s_.kv_heads, shape_.stride, s_.layers * s_.kv_heads * HEAD_DIM, t_.causal, last_, tiles, pieces,
-                            (unsigned)((1ull << 32) / shape_.group + ((1ull << 32) % shape_.group != 0)), LOG2E / sqrtf(HEAD_DIM)};
+                            (unsigned)((1ull << 32) / shape_.group + ((1ull << 32) % shape_.group != 0)),
+                            LOG2E / sqrtf(HEAD_DIM)};
     const int blocks = tiles * t_.batch * s_.kv_heads * pieces;
     if (!device_.launch(blocks > GRID ? attend<2> : attend<1>, blocks, ATTEND_THREADS, ATTEND_BYTES, a)) return false;
     const CombineArguments c{w_.partial, w_.mixed, pieces};

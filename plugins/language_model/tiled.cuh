@@ -345,7 +345,7 @@ TiledKernel tiled_kernel_of(int width) {
 #define OF(WIDTH) \
   case WIDTH:     \
     if constexpr (WIDTH <= most_width(KIND)) return {tiled<WIDTH, KIND>, TILED_BYTES<WIDTH, KIND>};
-    OF(16) OF(64) OF(96) OF(112) OF(136) OF(160) OF(200) OF(256)
+    OF(16) OF(64) OF(80) OF(96) OF(112) OF(128) OF(136) OF(160) OF(176) OF(200) OF(224) OF(256)
 #undef OF
   }
   return {};

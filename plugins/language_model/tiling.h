@@ -12,7 +12,7 @@ enum Kind { SUMS, GATED, ROTATED };
 
 constexpr int STEP_HALVES = 64;        // inputs of a step
 constexpr int SPLITS[] = {1, 2, 3, 4, 5, 6, 8, 12, 16};
-constexpr int WIDTHS[] = {16, 64, 96, 112, 136, 160, 200, 256};  // tokens of a tile
+constexpr int WIDTHS[] = {16, 64, 80, 96, 112, 128, 136, 160, 176, 200, 224, 256};  // tokens of a tile
 constexpr int SHARED_BYTES = 226 << 10;  // of a block
 constexpr int MOST_STAGES = 12;
 constexpr int ROTATED_PITCH = 68;      // floats of a head on its way out, four more than it has, so that few meet in a bank
@@ -40,7 +40,7 @@ inline double larger(double a, double b) { return a > b ? a : b; }
 inline int up(long long a, long long b) { return (int)((a + b - 1) / b); }
 
 // Sums of a gated tile are twice as many.
-constexpr int most_width(Kind kind) { return kind == SUMS ? 256 : 160; }
+constexpr int most_width(Kind kind) { return kind == SUMS ? 256 : 176; }
 constexpr int stage_bytes(int width) { return (width + WEIGHT_ROWS) * STEP_HALVES * 2; }
 // Half of a tile's results on their way out, for two warpgroups.
 constexpr int staging_bytes(int width, Kind kind) {

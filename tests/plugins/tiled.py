@@ -14,7 +14,7 @@ import numpy as np
 from tests.plugins.halves import Array
 from tests.plugins.small import HERE
 
-WIDTHS = (16, 64, 96, 112, 136, 160, 200, 256)  # of tiling.h
+WIDTHS = (16, 64, 80, 96, 112, 128, 136, 160, 176, 200, 224, 256)  # of tiling.h
 CLUSTERS = {"alone": (1, 1), "across": (2, 1), "along": (1, 2)}  # blocks along tokens, along channels
 SHARED_BYTES = 227 << 10  # that a block may have on compute capability 9.0
 
@@ -26,7 +26,7 @@ class Kind(IntEnum):
 
     @property
     def widths(self) -> Sequence[int]:
-        return [width for width in WIDTHS if self == Kind.SUMS or width <= 160]
+        return [width for width in WIDTHS if self == Kind.SUMS or width <= 176]
 
     @property
     def channels(self) -> int:
