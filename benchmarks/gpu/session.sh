@@ -24,6 +24,7 @@
 #   AT_ONCE      builds at a time of Qwen's matrix, and AT_ONCE_LLAMA               (by cores and memory)
 #   MATRIX_LIMIT seconds after which builds that have not ended are given up        (3600)
 #   LIMITS       the largest sizes that the engines take
+#   LENGTHS      of prompts for the library without TensorRT, with products of our own and with cuBLASLt's (13 lengths)
 #   SPATIALLM_TENSORRT_LOG=verbose  logs what TensorRT tries; what it tells of compiled nodes is collected
 #   SIZE DEVICE  tiny and cpu rehearse it                                           (real cuda)
 #
@@ -50,6 +51,7 @@ AT_ONCE=${AT_ONCE:-$((UNITS * 7 / 16 + 1))} AT_ONCE_LLAMA=${AT_ONCE_LLAMA:-$((UN
 TINY_LAYOUTS=${TINY_LAYOUTS-segmented separate shared} TINY_ROUNDS=${TINY_ROUNDS:-2} WARM_GPU=${WARM_GPU:-} PLUGINS=${PLUGINS:-}
 LIMITS=${LIMITS:---max_length 2048 --max_voxels 65536 --max_point_tokens 1024 --workspace 8}
 SIZE=${SIZE:-real} DEVICE=${DEVICE:-cuda}
+LENGTHS=${LENGTHS:-776 256 512 600 700 850 952 1024 1100 1200 1400 1536 2048} # of prompts, with products of our own and with cuBLASLt's
 CANDIDATES=${CANDIDATES:-groups/reductions heads/reductions} PREFILLS=${PREFILLS:-default}
 MODES=${MODES:-none 3D_only 3D_with_1D}
 MODE_none="--vlm_pe None" MODE_3D_only="--vlm_pe 3D_RoPE --merge_rule 3D_only" MODE_3D_with_1D="--vlm_pe 3D_RoPE --merge_rule 3D_with_1D"
@@ -248,7 +250,8 @@ lane_first() { # what proves most: both models with our operators
     T "engines-plugin-$m" "$GPU_A" $(bench engines) --bundle "$WORK/plugin/$m" --reference "$WORK/$m.npz" --output "$O/engines-plugin-$m.json"
     T "scene-plugin-$m" "$GPU_A" $(bench scene) --bundle "$WORK/plugin/$m" --output "$O/scene-plugin-$m.json"
   done
-  H prefill-step "$GPU_A" $(bench prefill_step) --output "$O/prefill-step"
+  H prefill-step "$GPU_A" $(bench prefill_step) --rows $LENGTHS --output "$O/prefill-step"
+  SPATIALLM_PRODUCTS=cublaslt H prefill-step-cublaslt "$GPU_A" $(bench prefill_step) --rows $LENGTHS --output "$O/prefill-step-cublaslt"
 }
 lane_measure() {
   local m tag bundle
