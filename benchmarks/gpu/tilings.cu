@@ -8,7 +8,7 @@
 // A line of JSON for each product: what was chosen, all others by their time, and cuBLASLt. Times are of a product with what
 // follows it: the norm that adds its parts up, rotation or activation where that is a kernel of its own. Launches follow
 // each other in a CUDA graph over weights that together do not fit into the second-level cache, as layers do. Every tiling is
-// compared with cuBLASLt's result before; one that is off by more than rounding is an error (exit code 1).
+// compared with cuBLASLt's result before; one that is off by more than rounding is an error (exit code 1; 2 without a GPU).
 #define HALF_IS_BF16 0
 #define VARIANT tilings
 #include <algorithm>
