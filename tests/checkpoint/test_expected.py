@@ -105,7 +105,9 @@ def test_verify_tolerates_what_nobody_reads(changeable: Tiny) -> None:
         tensors["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.zeros(32)
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
 
-    open_checkpoint(edit_tensors(changeable(), change)).verify()
+    checkpoint = open_checkpoint(edit_tensors(changeable(), change))
+    checkpoint.verify()
+    assert {"point_backbone.embedding.mask_token", "lm_head.weight"} <= set(checkpoint.names())  # which it has looked at
 
 
 def test_a_second_head_in_a_tied_checkpoint_must_be_the_embedding(changeable: Tiny) -> None:

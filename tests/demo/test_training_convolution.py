@@ -64,7 +64,7 @@ def case(surface: str, wide: tuple[int, int], dtype: torch.dtype) -> Case:
     return Case(x, table, weight, bias, probe)
 
 
-def check(one: Case, dtype: torch.dtype) -> None:
+def assert_near_plain(one: Case, dtype: torch.dtype) -> None:
     """Half precision rounds once, at the end of x's; sums, and the parameters' gradients, are float32."""
     want = one.results(PLAIN, torch.float64)
     for name, got in one.results(fused(), dtype).items():
@@ -76,13 +76,13 @@ def check(one: Case, dtype: torch.dtype) -> None:
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("surface", SURFACES)
 def test_every_surface(surface: str, dtype: torch.dtype) -> None:
-    check(case(surface, (32, 32), dtype), dtype)
+    assert_near_plain(case(surface, (32, 32), dtype), dtype)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
 @pytest.mark.parametrize("wide", WIDTHS, ids=str)
 def test_every_width(wide: tuple[int, int], dtype: torch.dtype) -> None:
-    check(case("ragged", wide, dtype), dtype)
+    assert_near_plain(case("ragged", wide, dtype), dtype)
 
 
 def test_a_voxel_alone_sees_the_middle_of_the_kernel() -> None:

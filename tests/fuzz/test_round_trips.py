@@ -84,11 +84,11 @@ def test_ply(tmp_path: Path, vertex: Any, before: PlyElement, after: PlyElement,
     element, points, colors = vertex
     assume((np.ptp(points, axis=0) * 0.25).astype(np.float32).any())  # equal as the model sees them is refused
     path = write(tmp_path / "a.ply", before, element, after, text=form == "text", byte_order=form)
-    check(read_point_cloud(path), points, colors)
+    assert_cloud(read_point_cloud(path), points, colors)
     assert check_scaled(read_point_cloud(path, scale=0.25), points)
 
 
-def check(cloud: PointCloud, points: Array, colors: Array | None) -> None:
+def assert_cloud(cloud: PointCloud, points: Array, colors: Array | None) -> None:
     np.testing.assert_array_equal(cloud.points, points)
     assert cloud.dropped == 0 and (colors is None) == (cloud.colors is None)
     if colors is not None:
@@ -113,7 +113,7 @@ def check_scaled(cloud: PointCloud, points: Array) -> bool:
 )
 def test_tables(tmp_path: Path, table: Array, form: str) -> None:
     assume(np.ptp(table.astype(np.float64), axis=0).astype(np.float32).any())
-    check(read_table(tmp_path, table, form), table.astype(np.float64), None)
+    assert_cloud(read_table(tmp_path, table, form), table.astype(np.float64), None)
 
 
 def read_table(folder: Path, table: Array, form: str) -> PointCloud:

@@ -17,7 +17,7 @@ COSINE = 0.9999  # of half precision
 TOKENS = 256
 
 
-def compare(case: Case, name: str, got: Array, want: Array) -> None:
+def assert_near(case: Case, name: str, got: Array, want: Array) -> None:
     """In float32 value by value, in half precision by direction."""
     if case.exact:
         assert_close(name, got, want, FLOAT32)
@@ -31,7 +31,7 @@ def test_the_encoder(pipeline: Pipeline, case: Case, recorded: dict[str, Array])
     with pipeline.engines.backend.exclusive():
         got = engine.run(feeds(pipeline, engine, recorded))
         tokens = pipeline.engines.backend.download(got["point_tokens"])
-    compare(case, "point_tokens", tokens, recorded["encoder.point_tokens"])
+    assert_near(case, "point_tokens", tokens, recorded["encoder.point_tokens"])
 
 
 def test_prefill(pipeline: Pipeline, case: Case, recorded: dict[str, Array]) -> None:
@@ -40,8 +40,8 @@ def test_prefill(pipeline: Pipeline, case: Case, recorded: dict[str, Array]) -> 
     layers = case.manifest.language_model.layers
     with backend.exclusive():
         got = {name: backend.download(tensor) for name, tensor in engine.run(feeds(pipeline, engine, recorded)).items()}
-    compare(case, "logits", got["logits"], recorded["prefill.logits"])
-    compare(case, "rows", cache_rows(got, layers), cache_rows(part(recorded, "prefill."), layers))
+    assert_near(case, "logits", got["logits"], recorded["prefill.logits"])
+    assert_near(case, "rows", cache_rows(got, layers), cache_rows(part(recorded, "prefill."), layers))
 
 
 def test_decode_along_recorded_tokens(pipeline: Pipeline, case: Case, recorded: dict[str, Array]) -> None:
@@ -51,7 +51,7 @@ def test_decode_along_recorded_tokens(pipeline: Pipeline, case: Case, recorded: 
         decoder, _, cache = start(pipeline, recorded)
         for step in range(steps):
             logits = decoder.step(recorded[f"decode.{step}.input_ids"], cache)
-            compare(case, f"logits of step {step}", logits, recorded[f"decode.{step}.logits"])
+            assert_near(case, f"logits of step {step}", logits, recorded[f"decode.{step}.logits"])
 
 
 def test_greedy_tokens(pipeline: Pipeline, case: Case, recorded: dict[str, Array]) -> None:

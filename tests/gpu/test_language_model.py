@@ -50,15 +50,15 @@ def model(request: pytest.FixtureRequest, operators: Operators, rng: np.random.G
     yield small, OnGpu(operators, small)
 
 
-def check(small: Small, asked: Asked, logits: Array, rows: Array) -> None:
+def assert_as_defined(small: Small, asked: Asked, logits: Array, rows: Array) -> None:
     """Where rows are valid."""
     wanted_logits, wanted_rows = wanted(small, asked)
     limit, kept = LIMITS[small.sizes.bf16], asked.valid
-    compare("logits", *((x[kept] if asked.all_logits else x) for x in (logits, wanted_logits)), limit)
-    compare("new rows", *(x[kept.T] for x in (from_bits(rows, small.sizes.bf16), wanted_rows)), limit)
+    assert_near("logits", *((x[kept] if asked.all_logits else x) for x in (logits, wanted_logits)), limit)
+    assert_near("new rows", *(x[kept.T] for x in (from_bits(rows, small.sizes.bf16), wanted_rows)), limit)
 
 
-def compare(name: str, got: Array, want: Array, limit: float) -> None:
+def assert_near(name: str, got: Array, want: Array, limit: float) -> None:
     """Along the last axis."""
     assert np.isfinite(got).all(), f"{name}: {(~np.isfinite(got)).sum()} of {got.size} values are not finite"
     errors = np.linalg.norm(got - want, axis=-1) / np.linalg.norm(want, axis=-1)
@@ -72,7 +72,7 @@ def compare(name: str, got: Array, want: Array, limit: float) -> None:
 def test_prefill(model: Any, rng: np.random.Generator, batch: int, rows: int, causal: bool) -> None:
     small, on_gpu = model
     asked = prompt(small, rng, batch, rows, causal=causal)
-    check(small, asked, *on_gpu.run(asked))
+    assert_as_defined(small, asked, *on_gpu.run(asked))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -82,7 +82,7 @@ def test_decode(model: Any, rng: np.random.Generator, batch: int, rows: int, see
     """Over prefixes of all lengths from none to whole."""
     small, on_gpu = model
     asked = steps(small, rng, batch, rows)
-    check(small, asked, *on_gpu.run(asked))
+    assert_as_defined(small, asked, *on_gpu.run(asked))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -91,7 +91,7 @@ def test_tokens_alone_are_a_prompt(model: Any, rng: np.random.Generator, seed: i
     small, on_gpu = model
     asked = replace(prompt(small, rng, 2, 33, causal=True), point_embeds=None, point_mask=None, lengths=None)
     asked = replace(asked, tables={name: asked.tables[name] for name in ("cos_1d", "sin_1d")})
-    check(small, asked, *on_gpu.run(asked))
+    assert_as_defined(small, asked, *on_gpu.run(asked))
 
 
 @pytest.mark.parametrize("rows", [1, 70])
@@ -144,7 +144,7 @@ def test_no_address_comes_from_garbage(model: Any, rng: np.random.Generator, kin
             name: np.full(2, value, np.int32) for name in ("lengths", "past_length") if getattr(asked, name) is not None
         }
         on_gpu.run(replace(asked, **wrong))  # type: ignore[arg-type]
-    check(small, asked, *on_gpu.run(asked))
+    assert_as_defined(small, asked, *on_gpu.run(asked))
 
 
 def test_a_model_that_does_not_fit_is_a_sentence(operators: Operators, rng: np.random.Generator) -> None:

@@ -67,7 +67,7 @@ def both(case: Case, folder: Path) -> Iterator[list[Pipeline]]:
     gc.collect()
 
 
-def near(case: Case, name: str, got: Array, *wanted: Array) -> None:
+def assert_near(case: Case, name: str, got: Array, *wanted: Array) -> None:
     """To each of `wanted`, by direction."""
     assert np.isfinite(got).all(), f"{name}: {(~np.isfinite(got)).sum()} of {got.size} values are not finite"
     cosines = [smallest_cosine(got, want) for want in wanted]
@@ -96,8 +96,8 @@ def test_prefill(case: Case, both: list[Pipeline], recorded: dict[str, Array]) -
             results = engine.run(feeds(pipeline, engine, recorded))
             found.append({name: backend.download(tensor) for name, tensor in results.items()})
     onnx_runtime, portable, plugin = found
-    near(case, "logits", plugin["logits"], portable["logits"], onnx_runtime["logits"])
-    near(case, "rows", *(cache_rows(each, layers) for each in (plugin, portable, onnx_runtime)))
+    assert_near(case, "logits", plugin["logits"], portable["logits"], onnx_runtime["logits"])
+    assert_near(case, "rows", *(cache_rows(each, layers) for each in (plugin, portable, onnx_runtime)))
 
 
 def test_logits_along_recorded_tokens(case: Case, both: list[Pipeline], recorded: dict[str, Array]) -> None:
@@ -111,8 +111,8 @@ def test_logits_along_recorded_tokens(case: Case, both: list[Pipeline], recorded
             found.append((logits, cache.download_rows(max(cache.lengths))))
     (wanted, wanted_rows), (logits, rows) = found
     onnx_runtime = np.stack([recorded[f"decode.{step}.logits"] for step in range(decode_steps(recorded))])
-    near(case, "logits", logits, wanted, onnx_runtime)
-    near(case, "rows", rows, wanted_rows)
+    assert_near(case, "logits", logits, wanted, onnx_runtime)
+    assert_near(case, "rows", rows, wanted_rows)
 
 
 def test_the_loop_on_the_device_gives_the_plain_loops_tokens(both: list[Pipeline], recorded: dict[str, Array]) -> None:
@@ -158,9 +158,9 @@ def test_several_sequences_are_as_each_alone(case: Case, both: list[Pipeline], r
     together, rows = along(list(range(len(lengths))))
     for index, length in enumerate(lengths):
         alone, own = along([index])
-        near(case, f"logits of sequence {index}", together[:, index], alone[:, 0])
+        assert_near(case, f"logits of sequence {index}", together[:, index], alone[:, 0])
         kept = length + len(tokens)
-        near(case, f"rows of sequence {index}", rows[:kept, index], own[:kept, 0])
+        assert_near(case, f"rows of sequence {index}", rows[:kept, index], own[:kept, 0])
 
 
 def test_the_weights_are_on_the_device_once(folder: Path, gpu: Gpu) -> None:

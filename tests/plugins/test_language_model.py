@@ -145,10 +145,14 @@ CALLS = {
 def test_against_the_definition(name: str, call: Call, multiprocessors: int, libraries: dict[bool, Any]) -> None:
     model = Small.random(MODELS[name], seed=call.seed)
     arrays = call.arrays(model.sizes)
-    check(name, model, call, arrays, *run(libraries[model.sizes.bf16], model, call, arrays, multiprocessors))
+    assert_as_defined(
+        name, model, call, arrays, *run(libraries[model.sizes.bf16], model, call, arrays, multiprocessors)
+    )
 
 
-def check(name: str, model: Small, call: Call, arrays: dict[str, Array], logits: Array, bits: Array) -> None:
+def assert_as_defined(
+    name: str, model: Small, call: Call, arrays: dict[str, Array], logits: Array, bits: Array
+) -> None:
     wanted, rows = expected(model, call, arrays)
     found = from_bits(bits, model.sizes.bf16)
     for b, length in enumerate(call.lengths or [call.rows] * call.batch):
@@ -175,7 +179,7 @@ def test_rotation_at_once_and_from_parts(
     arrays = call.arrays(model.sizes)
     rotated, *made = run_counted(libraries[model.sizes.bf16], model, call, arrays, multiprocessors)
     assert rotated == (model.sizes.layers if at_once else 0)
-    check(name, model, call, arrays, *made)
+    assert_as_defined(name, model, call, arrays, *made)
 
 
 @pytest.mark.parametrize("all_logits", [False, True], ids=["last", "all"])

@@ -60,7 +60,7 @@ class Case:
         product: Array = given @ weight.T
         return product
 
-    def check(self, cut: Cut, seed: int = 0) -> tuple[int, Array]:
+    def assert_right(self, cut: Cut, seed: int = 0) -> tuple[int, Array]:
         """Tiles that a block has had, and the bits that were made."""
         check = {SUMS: self._check_sums, GATED: self._check_gated, ROTATED: self._check_rotated}[self.kind]
         return check(cut, seed)
@@ -68,14 +68,14 @@ class Case:
     def _check_sums(self, cut: Cut, seed: int) -> tuple[int, Array]:
         made = Guarded((cut.splits, self.tokens, self.out), np.float32)
         tiles = run_tiled(self.library, SUMS, *self.bits(), made.array, cut, seed=seed)
-        made.check()
+        made.assert_ends_untouched()
         assert_close("sums", made.array.astype(np.float64).sum(0), self.sums(), SUM)
         return tiles, made.array
 
     def _check_gated(self, cut: Cut, seed: int) -> tuple[int, Array]:
         made = Guarded((self.tokens, self.out), np.uint16)
         tiles = run_tiled(self.library, GATED, *self.bits(), made.array, cut, seed=seed)
-        made.check()
+        made.assert_ends_untouched()
         gate, up = np.split(self.sums(), 2, axis=-1)
         assert_close("gated", from_bits(made.array, self.bf16), gate / (1 + np.exp(-gate)) * up, HALF[self.bf16])
         return tiles, made.array
@@ -84,7 +84,7 @@ class Case:
         kv_heads = 1 + self.seed % 2
         heads = self.out // HEAD_DIM - 2 * kv_heads
         turned = Turned(self, heads, kv_heads, batch=3 if self.tokens % 3 == 0 else 1)
-        return turned.check(cut, seed)
+        return turned.assert_right(cut, seed)
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Turned:
         turned = self.heads + self.kv_heads
         return np.concatenate([rotate(qkv[:, :turned], cos[:, None], sin[:, None]), qkv[:, turned:]], axis=1)
 
-    def check(self, cut: Cut, seed: int) -> tuple[int, Array]:
+    def assert_right(self, cut: Cut, seed: int) -> tuple[int, Array]:
         case, count = self.case, self.case.tokens // self.batch
         queries = Guarded((case.tokens, self.heads, HEAD_DIM), np.uint16)
         new = Guarded((count, self.batch, 2 * self.layers, self.kv_heads, HEAD_DIM), np.uint16)
@@ -144,7 +144,7 @@ class Turned:
             row_stride=row.size,
         )
         tiles = run_tiled(case.library, ROTATED, *case.bits(), None, cut, rotation, seed)
-        queries.check(), new.check()
+        queries.assert_ends_untouched(), new.assert_ends_untouched()
         others = [i for i in range(2 * self.layers) if i not in (key, value)]
         assert (new.array[:, :, others] == 0xFFFF).all(), "another layer's rows were written"
         rows = new.array[:, :, [key, value]].swapaxes(0, 1).reshape(case.tokens, -1, HEAD_DIM)  # [T, B, ...] to tokens
@@ -165,7 +165,7 @@ def test_ends_that_fill_no_tile(kind: Kind, width: int, cluster: str, bf16: bool
     seed = width // 8 + list(CLUSTERS).index(cluster)  # with and without bias and mask
     splits = 1 + seed % 3 if kind == SUMS else 1
     case = Case(libraries[bf16], kind, out_of(kind), 200, width + 23, bf16, seed)
-    case.check(Cut(width, splits, *CLUSTERS[cluster], 132))
+    case.assert_right(Cut(width, splits, *CLUSTERS[cluster], 132))
 
 
 @pytest.mark.parametrize(("kind", "width"), EACH)
@@ -177,7 +177,7 @@ def test_many_tiles_of_many_steps(kind: Kind, width: int, libraries: dict[bool, 
     inner = 64 * splits * (2 * libraries[False].kernel_stages(int(kind), width) + 1) - 24
     out = {SUMS: 3 * 128 + 8, GATED: 3 * 64 + 8, ROTATED: 7 * HEAD_DIM}[kind]
     case = Case(libraries[False], kind, out, inner, width + 8, seed=index)
-    tiles, _ = case.check(Cut(width, splits, across, along, across * along), LATE)
+    tiles, _ = case.assert_right(Cut(width, splits, across, along, across * along), LATE)
     assert tiles >= 4
 
 
@@ -185,7 +185,7 @@ def test_many_tiles_of_many_steps(kind: Kind, width: int, libraries: dict[bool, 
 def test_one_token_and_less_than_a_step(kind: Kind, libraries: dict[bool, Any]) -> None:
     for cluster in CLUSTERS.values():
         case = Case(libraries[False], kind, 3 * HEAD_DIM if kind == ROTATED else 8, 8, 1)
-        case.check(Cut(16, 1, *cluster, 2))
+        case.assert_right(Cut(16, 1, *cluster, 2))
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -193,7 +193,7 @@ def test_the_order_in_which_things_happen_does_not_show(kind: Kind, libraries: d
     """Results are the same to the bit, also of parts, and however a product's tokens are cut."""
     case = Case(libraries[True], kind, out_of(kind), 520, 150, bf16=True, seed=2)
     splits = 3 if kind == SUMS else 1
-    _, first = case.check(Cut(64, splits, 2, 1, 2))
+    _, first = case.assert_right(Cut(64, splits, 2, 1, 2))
     for seed, cut in ((LATE, Cut(64, splits, 2, 1, 2)), (2, Cut(136, splits, 1, 2, 4))):
-        _, again = case.check(cut, seed)
+        _, again = case.assert_right(cut, seed)
         assert_close("bits", again, first, EXACT)

@@ -49,7 +49,7 @@ class Product:
         found: Tiling = library.tiling_for(*sizes, ctypes.c_longlong(self.part_floats))
         return found
 
-    def check(self, library: Any, multiprocessors: int) -> None:
+    def assert_can_be_cut(self, library: Any, multiprocessors: int) -> None:
         """There is a tiling, its tiles cover the product, and every block of it has one."""
         t = self.tiling(library, multiprocessors)
         said = f"{self} on {multiprocessors}: " + ", ".join(f"{name} {getattr(t, name)}" for name, _ in t._fields_)
@@ -86,7 +86,7 @@ def products(library: Any, sizes: Sizes, tokens: int) -> Iterator[Product]:
 def test_every_product_of_a_model_can_be_cut(name: str, tokens: int, library: Any) -> None:
     for product in products(library, MODELS[name], tokens):
         for multiprocessors in MULTIPROCESSORS:
-            product.check(library, multiprocessors)
+            product.assert_can_be_cut(library, multiprocessors)
 
 
 def test_products_of_any_size_can_be_cut(library: Any) -> None:
@@ -97,7 +97,7 @@ def test_products_of_any_size_can_be_cut(library: Any) -> None:
         out, tokens = (int(2 ** rng.uniform(0, most)) for most in (13, 11))
         inner = 8 * int(2 ** rng.uniform(0, 10))
         floats = int(rng.integers(20)) * tokens * out * unit
-        Product(kind, out * unit, inner, tokens, floats).check(library, int(rng.integers(2, 133)))
+        Product(kind, out * unit, inner, tokens, floats).assert_can_be_cut(library, int(rng.integers(2, 133)))
 
 
 def test_few_tokens_are_cut_into_parts_that_have_room(library: Any) -> None:

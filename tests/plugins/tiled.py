@@ -71,7 +71,7 @@ class Guarded:
         self._all = np.full((size + 2 * self.GUARD) * np.dtype(dtype).itemsize, 0xFF, np.uint8).view(dtype)
         self.array: Array = self._all[self.GUARD : -self.GUARD].reshape(shape)
 
-    def check(self) -> None:
+    def assert_ends_untouched(self) -> None:
         around = (self._all[: self.GUARD], self._all[-self.GUARD :])
         assert all((side.view(np.uint8) == 0xFF).all() for side in around), "written beyond its ends"
 

@@ -31,10 +31,10 @@ SPECS = {
 @pytest.mark.parametrize("count", [1, 15, 16, 17, 200])
 @pytest.mark.parametrize("name", SPECS)
 def test_feeds_are_the_brute_force_ones(name: str, count: int) -> None:
-    check_feeds(random_voxels(count, count), SPECS[name])
+    assert_feeds(random_voxels(count, count), SPECS[name])
 
 
-def check_feeds(voxels: VoxelGrid, sizes: EncoderSpec) -> None:
+def assert_feeds(voxels: VoxelGrid, sizes: EncoderSpec) -> None:
     got = encoder_inputs(voxels, sizes)
     feeds = dict(got.feeds)
     assert_close("features", feeds.pop("features"), voxels.features, EXACT)
@@ -44,7 +44,7 @@ def check_feeds(voxels: VoxelGrid, sizes: EncoderSpec) -> None:
         np.testing.assert_array_equal(feeds.pop(f"neighbours.{stage}"), dictionary_neighbours(grid))
         for slot in sizes.slots(stage):
             codes = scalar_codes(grid, sizes.order[slot], curve_depth(grid))
-            check_patches(feeds.pop(f"order.{stage}.{slot}"), codes, sizes.patch_sizes[stage])
+            assert_patches(feeds.pop(f"order.{stage}.{slot}"), codes, sizes.patch_sizes[stage])
             inverse = feeds.pop(f"inverse.{stage}.{slot}")
             np.testing.assert_array_equal(np.argsort(codes)[inverse], np.arange(len(grid)))
         if stage < sizes.stages - 1:
@@ -60,7 +60,7 @@ def check_feeds(voxels: VoxelGrid, sizes: EncoderSpec) -> None:
     assert_close("patch_coords", got.patch_coords, coords, EXACT)
 
 
-def check_patches(order: np.ndarray, codes: list[int], patch_size: int) -> None:
+def assert_patches(order: np.ndarray, codes: list[int], patch_size: int) -> None:
     along = np.argsort(codes).tolist()
     width = min(len(along), patch_size)
     flat = [along[p if p < len(along) else p - width] for p in range(-(-len(along) // width) * width)]
@@ -101,7 +101,7 @@ def test_a_hall_wider_than_the_world() -> None:
     cloud = PointCloud(rng.uniform(0, 45, (300, 3)))
     voxels = grid_sample(cloud, 1280)
     assert voxels.clamped > 100
-    check_feeds(voxels, spec(patch_sizes=(64, 32, 16)))
+    assert_feeds(voxels, spec(patch_sizes=(64, 32, 16)))
 
 
 def test_demo_room_from_file_to_inputs(tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_demo_room_from_file_to_inputs(tmp_path: Path) -> None:
     assert len(cloud) == 6000 and cloud.colors is not None
     extent = np.ptp(clean_up(cloud, 0.1).points, axis=0)
     assert (extent > [4.5, 3.8, 2.4]).all() and (extent < [7, 6, 4]).all()
-    check_feeds(grid_sample(clean_up(cloud, 0.1), 320), spec(patch_sizes=(1024, 512, 64)))
+    assert_feeds(grid_sample(clean_up(cloud, 0.1), 320), spec(patch_sizes=(1024, 512, 64)))
 
 
 def test_the_committed_room_is_what_its_script_makes(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from tests.points.test_ply import BYTES, HEADER, POINTS, XYZ
 TABLE = np.hstack([POINTS, BYTES])
 
 
-def check(cloud: PointCloud, colors: Array | None = BYTES / 255.0, points: Array = POINTS) -> None:
+def assert_cloud(cloud: PointCloud, colors: Array | None = BYTES / 255.0, points: Array = POINTS) -> None:
     assert cloud.points.dtype == np.float64 and cloud.points.flags.c_contiguous
     np.testing.assert_allclose(cloud.points, points, rtol=1e-12)
     if colors is None:
@@ -46,16 +46,16 @@ def claimed(shape: str, descr: str = "'<f4'") -> bytes:
 @pytest.mark.parametrize("order", ["C", "F"])
 def test_npy(tmp_path: Path, kind: str, order: str) -> None:
     np.save(tmp_path / "a.npy", np.asarray(POINTS, dtype=kind, order=order))  # type: ignore[call-overload]
-    check(read_point_cloud(tmp_path / "a.npy"), colors=None)
+    assert_cloud(read_point_cloud(tmp_path / "a.npy"), colors=None)
     np.save(tmp_path / "a.npy", np.asarray(TABLE, dtype=kind, order=order))  # type: ignore[call-overload]
-    check(read_point_cloud(tmp_path / "a.npy"))
+    assert_cloud(read_point_cloud(tmp_path / "a.npy"))
 
 
 @pytest.mark.parametrize("kind", ["f2", "f4", "i1", "u1", "i2", "u2", "i4", "u4", "i8", "u8"])
 def test_npy_number_types(tmp_path: Path, kind: str) -> None:
     table = np.array([[1, 2, 3], [4, 5, 100]], dtype=kind)
     np.save(tmp_path / "a.npy", table)
-    check(read_point_cloud(tmp_path / "a.npy", scale=0.5), colors=None, points=table / 2)
+    assert_cloud(read_point_cloud(tmp_path / "a.npy", scale=0.5), colors=None, points=table / 2)
 
 
 @pytest.mark.parametrize("columns", [4, 5, 7, 9])
@@ -63,7 +63,7 @@ def test_further_columns_are_left_out_with_a_warning(tmp_path: Path, columns: in
     np.save(tmp_path / "a.npy", np.hstack([TABLE, TABLE])[:, :columns])
     cloud = read_point_cloud(tmp_path / "a.npy")
     used, names = (6, "x y z r g b") if columns >= 6 else (3, "x y z")
-    check(cloud, colors=BYTES / 255.0 if used == 6 else None)
+    assert_cloud(cloud, colors=BYTES / 255.0 if used == 6 else None)
     assert cloud.warnings == (f"Of {columns} columns the first {used} were used, as {names}.",)
 
 
@@ -73,7 +73,7 @@ def test_further_columns_are_left_out_with_a_warning(tmp_path: Path, columns: in
 def test_npz(tmp_path: Path, save: object, points: str, colors: str | None) -> None:
     arrays = {points: POINTS, "labels": np.arange(3)} | ({colors: BYTES.astype(np.uint8)} if colors else {})
     save(tmp_path / "a.npz", **arrays)  # type: ignore[operator]
-    check(read_point_cloud(tmp_path / "a.npz"), colors=BYTES / 255.0 if colors else None)
+    assert_cloud(read_point_cloud(tmp_path / "a.npz"), colors=BYTES / 255.0 if colors else None)
 
 
 @pytest.mark.parametrize("ending", [".xyz", ".txt", ".TXT"])
@@ -83,15 +83,15 @@ def test_columns_of_text(tmp_path: Path, ending: str, separator: str, newline: s
     path = tmp_path / f"a{ending}"
     lines = ["\ufeff# x y z r g b", "//X,Y,Z", "", *(separator.join(map(str, row)) for row in TABLE.tolist())]
     path.write_bytes(newline.join(lines).encode())
-    check(read_point_cloud(path))
+    assert_cloud(read_point_cloud(path))
     path.write_bytes(newline.join(separator.join(map(str, row)) for row in POINTS.tolist()).encode())
-    check(read_point_cloud(path), colors=None)
+    assert_cloud(read_point_cloud(path), colors=None)
 
 
 def test_from_array() -> None:
-    check(PointCloud.from_array(POINTS), colors=None)
-    check(PointCloud.from_array(TABLE.tolist()))
-    check(PointCloud.from_array(np.hstack([POINTS, BYTES / 255.0]), scale=2.0), points=2 * POINTS)
+    assert_cloud(PointCloud.from_array(POINTS), colors=None)
+    assert_cloud(PointCloud.from_array(TABLE.tolist()))
+    assert_cloud(PointCloud.from_array(np.hstack([POINTS, BYTES / 255.0]), scale=2.0), points=2 * POINTS)
     table = TABLE.copy()
     table[0, 0] = np.nan
     cloud = PointCloud.from_array(table)
