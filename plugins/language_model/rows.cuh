@@ -245,7 +245,10 @@ struct ActivateArguments {
   long long count;   // eights of all rows together
 };
 
-// silu(gate) * up. A thread each eight.
+// silu(gate) * up.
+__device__ __forceinline__ float gated(float gate, float up) { return __fdividef(gate, 1.0f + __expf(-gate)) * up; }
+
+// A thread each eight.
 __global__ void __launch_bounds__(ROW_THREADS) activate(const __grid_constant__ ActivateArguments a) {
   const long long unit = (long long)blockIdx.x * ROW_THREADS + threadIdx.x;
   launch_later();
@@ -255,7 +258,7 @@ __global__ void __launch_bounds__(ROW_THREADS) activate(const __grid_constant__ 
   const Half *from = a.both + row * 2 * a.width + at;
   Eight gate = load_eight(from);
   const Eight up = load_eight(from + a.width);
-  for (int j = 0; j < EIGHT; ++j) gate.v[j] = __fdividef(gate.v[j], 1.0f + __expf(-gate.v[j])) * up.v[j];
+  for (int j = 0; j < EIGHT; ++j) gate.v[j] = gated(gate.v[j], up.v[j]);
   store_eight(a.made + row * a.width + at, gate);
 }
 

@@ -115,14 +115,15 @@ struct TiledKernel {
   int bytes;  // of shared memory
 };
 
-template <Kind KIND>
+// Of WIDTHS from this one on, which rise.
+template <Kind KIND, int FROM = 0>
 TiledKernel tiled_kernel_of(int width) {
-  switch (width) {
-#define OF(WIDTH) \
-  case WIDTH:     \
-    if constexpr (WIDTH <= most_width(KIND)) return {tiled<WIDTH, KIND>, TILED_BYTES<WIDTH, KIND>};
-    OF(16) OF(64) OF(80) OF(96) OF(112) OF(128) OF(136) OF(160) OF(176) OF(200) OF(224) OF(256)
-#undef OF
+  if constexpr (FROM < sizeof WIDTHS / sizeof *WIDTHS) {
+    constexpr int WIDTH = WIDTHS[FROM];
+    if constexpr (WIDTH <= most_width(KIND)) {
+      if (width == WIDTH) return {tiled<WIDTH, KIND>, TILED_BYTES<WIDTH, KIND>};
+      return tiled_kernel_of<KIND, FROM + 1>(width);
+    }
   }
   return {};
 }

@@ -30,8 +30,6 @@ __device__ __forceinline__ void write_sums(const TiledArguments &a, const Tile &
   }
 }
 
-__device__ __forceinline__ float gated(float gate, float up) { return __fdividef(gate, 1.0f + __expf(-gate)) * up; }
-
 // Through shared memory, half of the tokens at a time, so that each goes out in pieces of 128 bytes.
 template <int WIDTH>
 __device__ __forceinline__ void write_gated(const TiledArguments &a, const Tile &tile, const float (&gate)[WIDTH / 8][4],

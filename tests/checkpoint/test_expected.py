@@ -107,7 +107,9 @@ def test_verify_tolerates_what_nobody_reads(changeable: Tiny) -> None:
 
     checkpoint = open_checkpoint(edit_tensors(changeable(), change))
     checkpoint.verify()
-    assert {"point_backbone.embedding.mask_token", "lm_head.weight"} <= set(checkpoint.names())  # which it has looked at
+    assert {"point_backbone.embedding.mask_token", "lm_head.weight"} <= set(
+        checkpoint.names()
+    )  # which it has looked at
 
 
 def test_a_second_head_in_a_tied_checkpoint_must_be_the_embedding(changeable: Tiny) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import subprocess
 from collections.abc import Sequence
 from enum import IntEnum
@@ -14,9 +15,20 @@ import numpy as np
 from tests.plugins.halves import Array
 from tests.plugins.small import HERE
 
-WIDTHS = (16, 64, 80, 96, 112, 128, 136, 160, 176, 200, 224, 256)  # of tiling.h
+TILING = (HERE.parents[1] / "plugins" / "language_model" / "tiling.h").read_text()
 CLUSTERS = {"alone": (1, 1), "across": (2, 1), "along": (1, 2)}  # blocks along tokens, along channels
 SHARED_BYTES = 227 << 10  # that a block may have on compute capability 9.0
+
+
+def _numbers(pattern: str) -> tuple[int, ...]:
+    """Of the header, so that no width is left out here."""
+    found = re.search(pattern, TILING)
+    assert found is not None, pattern
+    return tuple(map(int, found[1].split(",")))
+
+
+WIDTHS = _numbers(r"WIDTHS\[\] = \{(.+?)\}")
+(MOST,) = _numbers(r"most_width\(Kind kind\) \{ return kind == SUMS \? 256 : (\d+); \}")  # of other kinds
 
 
 class Kind(IntEnum):
@@ -26,7 +38,7 @@ class Kind(IntEnum):
 
     @property
     def widths(self) -> Sequence[int]:
-        return [width for width in WIDTHS if self == Kind.SUMS or width <= 176]
+        return [width for width in WIDTHS if self == Kind.SUMS or width <= MOST]
 
     @property
     def channels(self) -> int:
