@@ -29,7 +29,7 @@ struct LanguageModelTensors {  // addresses on the device
 // Bytes that `language_model_run` works in for these sizes and smaller ones; 0 for a model that does not fit.
 size_t language_model_workspace(const ModelSizes &, int batch, int rows, int past_rows, int all_logits) noexcept;
 
-// Calls that came before, so that one of the same shapes and addresses is launched as a whole: a prefill is some 200 launches,
+// Calls that came before, so that one of the same shapes and addresses is launched as a whole: a prefill is up to 220 launches,
 // which keep a slow host busy for longer than the GPU. For one caller at a time; it owns what it captured.
 class Graphs;
 Graphs *new_graphs() noexcept;  // null where there is no memory

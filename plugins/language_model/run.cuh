@@ -54,7 +54,8 @@ inline size_t partial_floats(const ModelSizes &s, size_t rows, int keys) {
   return most < 2 ? 0 : (all < (size_t)GRID * TILE ? all : (size_t)GRID * TILE) * PARTIAL;
 }
 
-// Rows times channels from which on cuBLASLt is faster (H100, Llama-1B: 1,100 and 2,048 rows; Qwen-0.5B is not yet at 2,048).
+// Rows times channels from which on cuBLASLt is faster (H100, eight widths of tiles, Llama-1B: 1,100 and 2,048 rows; Qwen-0.5B is
+// not yet at 2,048).
 constexpr size_t MANY = 1u << 21;
 
 // Floats for the parts of a product's sums: few rows are cut into many parts, many into few. cuBLASLt makes one.
